@@ -1,0 +1,1 @@
+"""The dispatcher: collects experiments as pytest items, submits, watches, judges and reports them."""
