@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
@@ -38,6 +39,10 @@ class Plan:
 class InProcessBackend(Protocol):
     """Executes one run at a time in this process."""
 
+    @property
+    def root(self) -> Path:
+        """The run root."""
+
     def execute(self, plan: Plan, task: Task) -> Outcome:
         """Run to the end and leave a run directory behind.
 
@@ -50,6 +55,10 @@ class InProcessBackend(Protocol):
 @runtime_checkable
 class RemoteBackend(Protocol):
     """Hands runs to machines that outlive this process."""
+
+    @property
+    def root(self) -> Path:
+        """The run root, as this process sees it."""
 
     def check(self, plans: Sequence[Plan]) -> None:
         """Fail before anything is submitted.

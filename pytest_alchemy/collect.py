@@ -1,0 +1,217 @@
+"""Experiment files become pytest modules, their cases pytest items."""
+
+from __future__ import annotations
+
+import ast
+import fnmatch
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from alchemy.errors import InfrastructureError
+from alchemy.experiment import Experiment, Task
+from alchemy.params import collecting
+from pytest_alchemy import judge
+from pytest_alchemy.facts import describe_case, describe_outcome, describe_run, describe_verdict
+from pytest_alchemy.judge import Verdict
+from pytest_alchemy.session import Alchemy
+
+if TYPE_CHECKING:
+    from alchemy.matrix import Case
+    from pytest_alchemy.backends import Plan
+    from pytest_alchemy.outcome import Outcome
+
+__all__ = ["CaseCrashed", "CaseItem", "CaseLost", "CriteriaRefuted", "ExperimentModule"]
+
+_DECLARED_IN = pytest.StashKey[dict[str, Path]]()
+_ALCHEMY_MARK = pytest.mark.alchemy
+
+
+class CriteriaRefuted(Exception):
+    """The run completed and its metrics miss a criterion: the hypothesis fails for this case."""
+
+
+class CaseCrashed(Exception):
+    """The user's code failed in a job; carries the job's own traceback as text."""
+
+
+class CaseLost(Exception):
+    """The machinery failed: neither the hypothesis nor the user's code is to blame."""
+
+
+class ExperimentModule(pytest.Module):
+    """A Python file that declares an experiment; ordinary tests in it are collected as usual."""
+
+    def collect(self) -> list[pytest.Item | pytest.Collector]:  # type: ignore[override]
+        """Import the file and return its cases and tests.
+
+        Raises:
+            pytest.Collector.CollectError: Two experiments share a name, or one has no task.
+        """
+        pytest.register_assert_rewrite(*(name for name in self._module_names() if name not in sys.modules))
+        with collecting():
+            collected = list(super().collect())
+        self._check(collected)
+        return collected
+
+    def _module_names(self) -> Iterator[str]:
+        """Every name pytest may import the file under, whichever import mode it uses."""
+        parts = self.path.with_suffix("").parts
+        return (".".join(parts[-count:]) for count in range(1, len(parts)))
+
+    def _check(self, collected: Sequence[pytest.Item | pytest.Collector]) -> None:
+        here: dict[str, Experiment] = {}
+        for item in collected:
+            if isinstance(item, CaseItem):
+                experiment = item.task.experiment
+                if here.setdefault(experiment.name, experiment) is not experiment:
+                    raise self.CollectError(f"two experiments in this file are named {experiment.name!r}")
+        names = self.session.stash.setdefault(_DECLARED_IN, {})
+        for name in here:
+            if names.setdefault(name, self.path) != self.path:
+                raise self.CollectError(f"experiment {name!r} is declared in {names[name]} too; names must be unique")
+        for value in vars(self.obj).values():
+            if isinstance(value, Experiment) and not value.tasks:
+                raise self.CollectError(
+                    f"experiment {value.name!r} has no task; decorate its training function with "
+                    "@exp.task(total_steps=...)"
+                )
+
+
+def make_items(collector: ExperimentModule, name: str, obj: object) -> list[CaseItem] | None:
+    """Return the items of a module-level name: the cases of a task, or None if it isn't one.
+
+    Raises:
+        pytest.Collector.CollectError: A mark stands above `@exp.task`, where pytest can't see it.
+    """
+    if isinstance(obj, pytest.MarkDecorator) and any(isinstance(arg, Task) for arg in obj.args):
+        raise collector.CollectError(f"{name}: put @pytest.mark.{obj.name} below @exp.task(...), next to the function")
+    if not isinstance(obj, Task):
+        return None
+    if obj.__module__ != collector.obj.__name__ or vars(collector.obj).get(obj.name, obj) is not obj:
+        return []  # imported from another experiment file, or a second name for the same task
+    alchemy = Alchemy.of(collector.config)
+    return [CaseItem.of(collector, obj, case, alchemy) for case in obj.cases]
+
+
+class CaseItem(pytest.Item):
+    """One task × one case of the matrix. Executed by the backend, judged here."""
+
+    def __init__(self, *, task: Task, case: Case, alchemy: Alchemy, name: str, parent: ExperimentModule) -> None:
+        # a node id given as text is parsed by pytest and then equals what --lf reads back from its cache
+        super().__init__(name, parent, nodeid=f"{parent.nodeid}::{name}")
+        self.task = task
+        self.case = case
+        self.alchemy = alchemy
+        self._plan: Plan | None = None
+        self.outcome: Outcome | None = None
+        """How the run ended; set by the loop for remote backends, by `runtest` otherwise."""
+        for mark in (*case.marks, *getattr(task.fn, "pytestmark", ())):
+            mark = getattr(mark, "mark", mark)  # noqa: PLW2901  a decorator or the mark itself
+            self.own_markers.append(mark)
+            self.keywords[mark.name] = True
+
+    @classmethod
+    def of(cls, parent: ExperimentModule, task: Task, case: Case, alchemy: Alchemy) -> CaseItem:
+        """Make the item `task[case id]` below its file."""
+        name = f"{task.name}[{case.id}]" if case.id else task.name
+        item: CaseItem = cls.from_parent(parent, name=name, task=task, case=case, alchemy=alchemy)
+        return item
+
+    @property
+    def params(self) -> Mapping[str, Any]:
+        """The parameters of the case."""
+        return self.case.params
+
+    @property
+    def plan(self) -> Plan:
+        """What to execute; computed when first asked for, since most collected cases are never run."""
+        if self._plan is None:
+            self._plan = self.alchemy.plan(self.task, self.case, self.parent.obj)
+        return self._plan
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether a job runs it, not this process."""
+        return self.alchemy.is_remote
+
+    def iter_markers_with_node(self, name: str | None = None) -> Iterator[tuple[pytest.Item, pytest.Mark]]:  # type: ignore[override]
+        """Add the mark `alchemy(**params)`, made on demand: ten thousand items would pay for it otherwise."""
+        if name in {None, "alchemy"}:
+            yield self, _ALCHEMY_MARK.with_args(**self.case.params).mark
+        yield from super().iter_markers_with_node(name)  # type: ignore[misc]
+
+    def setup(self) -> None:
+        """Describe the case, and for a remote run report what the machinery did to it.
+
+        Raises:
+            CaseLost: The machinery lost the run, so pytest reports an error, not a failure.
+        """
+        self.user_properties[:] = describe_case(self.task, self.case, self.nodeid, self.alchemy.options.backend)
+        self.user_properties += describe_run(self.plan.spec.run, self.alchemy.run_directory(self.plan))
+        if self.outcome is not None and self.outcome.reason.is_infrastructure:
+            self._describe(self.outcome)
+            self.user_properties.append(("alchemy.verdict", Verdict.ERROR.value))
+            raise CaseLost(judge.trouble(self.outcome))
+
+    def runtest(self) -> None:
+        """Run the case unless a job did, and judge it.
+
+        Raises:
+            CriteriaRefuted: A criterion is not met.
+            CaseCrashed: The user's code failed in a job; in this process its own exception propagates.
+            CaseLost: The run directory can't be written.
+        """
+        __tracebackhide__ = True
+        if self.outcome is None:
+            self._execute()
+        assert self.outcome is not None  # noqa: S101  for the type checker
+        self._describe(self.outcome)
+        self._judge(self.outcome)
+
+    def _execute(self) -> None:
+        __tracebackhide__ = True
+        try:
+            self.outcome = self.alchemy.execute(self.plan, self.task)
+        except InfrastructureError as error:
+            self.user_properties += [("alchemy.reason", "infrastructure"), ("alchemy.verdict", Verdict.ERROR.value)]
+            raise CaseLost(str(error)) from error
+        except BaseException:
+            self.user_properties += [("alchemy.reason", "user_error"), ("alchemy.verdict", Verdict.ERROR.value)]
+            raise
+
+    def _judge(self, outcome: Outcome) -> None:
+        __tracebackhide__ = True
+        if outcome.result is None or outcome.result.error is not None:
+            self.user_properties.append(("alchemy.verdict", Verdict.ERROR.value))
+            raise CaseCrashed(judge.crash(outcome))
+        verdict = judge.judge_case(self.task.criteria, outcome.result, shortened=self.alchemy.is_shortened(self.task))
+        self.user_properties += describe_verdict(verdict)
+        self.user_properties.append(("alchemy.verdict", verdict.verdict.value))
+        if verdict.verdict is Verdict.REFUTED:
+            raise CriteriaRefuted(judge.refutation(verdict, outcome))
+
+    def _describe(self, outcome: Outcome) -> None:
+        self.user_properties += describe_outcome(outcome)
+        if outcome.stdout:
+            self.add_report_section("call", "stdout", outcome.stdout)
+        if outcome.stderr:
+            self.add_report_section("call", "stderr", outcome.stderr)
+
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
+        """Return our own text for what we raise on purpose, whose first line says it all, else the traceback."""
+        if isinstance(excinfo.value, (CriteriaRefuted, CaseCrashed, CaseLost)):
+            return str(excinfo.value)
+        return super().repr_failure(excinfo, style)
+
+    def reportinfo(self) -> tuple[Path, int, str]:
+        """Return file, line of the task's function and name, as pytest asks for them."""
+        return self.path, self.task.fn.__code__.co_firstlineno - 1, self.name
+
+
+def matches_python_files(path: Path, patterns: Sequence[str]) -> bool:
+    """Tell whether pytest collects the file by its name anyway."""
+    return any(fnmatch.fnmatch(str(path) if "/" in pattern else path.name, f"*{pattern}" if "/" in pattern else pattern) for pattern in patterns)

@@ -1,0 +1,104 @@
+"""From an outcome and the criteria to a verdict and the words that go with it. Pure."""
+
+from __future__ import annotations
+
+import textwrap
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from alchemy.criteria import judge
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from alchemy.criteria import Check, Criterion
+    from alchemy.result import Evaluation, Result
+    from pytest_alchemy.outcome import Outcome
+
+__all__ = ["CaseVerdict", "Verdict", "crash", "judge_case", "refutation", "trouble", "where"]
+
+
+class Verdict(str, Enum):
+    """What became of a case as a statement about the world."""
+
+    SUPPORTED = "SUPPORTED"
+    REFUTED = "REFUTED"
+    ERROR = "ERROR"
+    """Neither: the run crashed or the machinery failed."""
+    UNJUDGED = "UNJUDGED"
+    """The run was shortened on purpose, or there is nothing to judge by."""
+
+
+@dataclass(frozen=True, slots=True)
+class CaseVerdict:
+    """The verdict on one case and the checks behind it."""
+
+    verdict: Verdict
+    checks: tuple[Check, ...]
+    stale_step: int | None = None
+    """The step of the evaluation, where it predates the last step of the run."""
+
+    @property
+    def headline(self) -> str:
+        """All checks in one line, missed ones first; the first line of a failure."""
+        missed_first = sorted(self.checks, key=lambda check: check.ok)
+        late = "" if self.stale_step is None else f" (evaluated after step {self.stale_step}, not at the end)"
+        return "; ".join(check.sentence() for check in missed_first) + late
+
+
+def judge_case(criteria: Sequence[Criterion], result: Result, *, shortened: bool) -> CaseVerdict:
+    """Judge a completed run by the last `log_eval`."""
+    evaluation = result.evaluation
+    checks = judge(criteria, evaluation.metrics if evaluation else None)
+    if shortened or not criteria:
+        verdict = Verdict.UNJUDGED
+    else:
+        verdict = Verdict.SUPPORTED if all(check.ok for check in checks) else Verdict.REFUTED
+    return CaseVerdict(verdict, checks, _stale_step(evaluation, result))
+
+
+def _stale_step(evaluation: Evaluation | None, result: Result) -> int | None:
+    last = result.steps - 1
+    return evaluation.step if evaluation and evaluation.step < last else None
+
+
+def refutation(verdict: CaseVerdict, outcome: Outcome) -> str:
+    """Return the text of a failed case: headline, table of all criteria, where to look."""
+    return "\n".join([verdict.headline, "", *_table(verdict.checks), "", *where(outcome)])
+
+
+def _table(checks: Sequence[Check]) -> list[str]:
+    rows = [("", "criterion", "value")]
+    for check in checks:
+        value = "-" if check.value is None else f"{check.value:.6g}"
+        rows.append(("ok" if check.ok else "NO", f"{check.criterion.metric} {check.criterion.text}", value))
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    return ["  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
+
+
+def where(outcome: Outcome) -> list[str]:
+    """Return lines that say where the run's files are."""
+    lines = [f"  run   {outcome.directory}"]
+    if outcome.attempt:
+        lines.append(f"        attempt {outcome.attempt}")
+    lines += [f"  log   {path}" for path in outcome.logs]
+    return lines
+
+
+def crash(outcome: Outcome) -> str:
+    """Return the text of a case whose code failed on another machine: its own traceback, then where to look."""
+    error = outcome.result.error if outcome.result else None
+    if error is None:
+        head = f"the run ended without a result: {outcome.reason.value} ({outcome.evidence or 'no further evidence'})"
+        tail = textwrap.indent(outcome.stderr.rstrip()[-4000:], "    ")
+        return "\n".join([head, *([tail] if tail else []), "", *where(outcome)])
+    message = f"{error.type.removeprefix('builtins.')}: {error.message}".rstrip(": ")
+    return "\n".join([message.partition("\n")[0], "", error.traceback.rstrip(), "", *where(outcome)])
+
+
+def trouble(outcome: Outcome) -> str:
+    """Return the text of a case that the machinery lost: reason, evidence, what was printed, where to look."""
+    head = f"{outcome.reason.value}: {outcome.evidence or 'no further evidence'}"
+    tail = textwrap.indent((outcome.stderr or outcome.stdout).rstrip()[-4000:], "    ")
+    return "\n".join([head, *([tail] if tail else []), "", *where(outcome)])
