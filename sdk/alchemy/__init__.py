@@ -1,0 +1,31 @@
+"""Declare an experiment next to the training loop; pytest finds out whether it holds.
+
+    import alchemy as al
+
+    exp = al.experiment("ctx_scaling", criteria={"nmi": "> 0.1"}, matrix={"ctx_len": [16, 32]})
+
+    @exp.task(total_steps=1000, eval_every=100)
+    def train(ctx):
+        ...
+
+Without a framework around it the file trains as plain Python, and nothing is written.
+"""
+
+from alchemy.errors import AlchemyError, ConfigurationError, InfrastructureError, MissingParameter
+from alchemy.experiment import Experiment, Task, experiment
+from alchemy.params import param
+from alchemy.resources import Resources
+
+__all__ = [
+    "AlchemyError",
+    "ConfigurationError",
+    "Experiment",
+    "InfrastructureError",
+    "MissingParameter",
+    "Resources",
+    "Task",
+    "experiment",
+    "param",
+]
+
+__version__ = "0.1.0"

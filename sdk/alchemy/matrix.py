@@ -1,0 +1,359 @@
+"""The variable space of an experiment: axes of values, expanded to cases with readable, unique ids.
+
+An id such as `ctx_len=16-seed=42` stands in pytest's node id. It can be read in one way only: a str that
+would read as something else (a number, `True`, a text with `=` or a comma) stands in quotes, and what a node
+id can't hold (space, brackets, `/`, `::`, control characters) is percent-encoded as in a URL.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, product
+from typing import Any, NoReturn, TypeAlias
+
+from alchemy.errors import ConfigurationError
+
+__all__ = [
+    "Axis",
+    "Case",
+    "Value",
+    "cases_of",
+    "decode_params",
+    "encode_params",
+    "expand",
+    "parse_axes",
+    "slug",
+]
+
+Value: TypeAlias = "None | bool | int | float | str | tuple[Value, ...] | dict[str, Value]"
+"""What a parameter may be: exactly these types, so that it is the same object after a trip through JSON."""
+
+MAX_CASES = 1_000_000
+_MAX_DEPTH = 16
+_MAX_TEXT = 80
+# What every JSON writer in use keeps exactly; orjson refuses anything larger.
+_MIN_INT, _MAX_INT = -(2**63), 2**64 - 1
+
+_UNFIT_FOR_NODE_ID = re.compile(r"[\s%/\[\]']|::")
+_NEEDS_QUOTES = re.compile(r"[=,(){}']|^$")
+_PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_.+:-]*", re.ASCII)
+_UNFIT_FOR_FILE_NAME = re.compile(r"(?:%[0-9A-F]{2}|[^A-Za-z0-9._=+-])+")
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One point of the matrix."""
+
+    id: str
+    """As in the node id, for example `ctx_len=16-seed=42`; empty without a matrix."""
+    params: Mapping[str, Value] = field(hash=False)
+    """Axis name to value, in the order of declaration."""
+    marks: tuple[Any, ...] = field(default=(), hash=False)
+    """Marks of the `pytest.param` values this case is made of; the SDK only hands them on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """One dimension of the matrix; the three tuples run in parallel."""
+
+    name: str
+    values: tuple[Value, ...]
+    labels: tuple[str, ...]
+    """What stands for each value in an id, for example `ctx_len=16`."""
+    marks: tuple[tuple[Any, ...], ...]
+
+
+def expand(matrix: Mapping[str, Iterable[Any]] | None) -> tuple[Case, ...]:
+    """Return every case of a matrix, the last axis running fastest; one nameless case for an empty matrix.
+
+    Args:
+        matrix: Axis name to its values; a value may be wrapped in `pytest.param(value, marks=..., id=...)`.
+
+    Raises:
+        ConfigurationError: Names the axis and the value that can't be meant.
+    """
+    return cases_of(parse_axes(matrix))
+
+
+def parse_axes(matrix: object) -> tuple[Axis, ...]:
+    """Check a matrix without expanding it.
+
+    Raises:
+        ConfigurationError: Names the axis and the value that can't be meant.
+    """
+    if matrix is None:
+        return ()
+    if not isinstance(matrix, Mapping):
+        raise ConfigurationError(
+            f'matrix must be a dict such as {{"seed": [1, 2, 3]}}, not {_kind(matrix)}: {_brief(matrix)}'
+        )
+    axes = tuple(_parse_axis(name, values) for name, values in matrix.items())
+    count = math.prod(len(axis.values) for axis in axes)
+    if count > MAX_CASES:
+        sizes = " × ".join(str(len(axis.values)) for axis in axes)
+        raise ConfigurationError(f"the matrix has {count:,} cases ({sizes}); {MAX_CASES:,} is the limit")
+    return axes
+
+
+def cases_of(axes: Sequence[Axis]) -> tuple[Case, ...]:
+    """Return the cases of checked axes, the last one running fastest."""
+    names = [axis.name for axis in axes]
+    ids = map("-".join, product(*(axis.labels for axis in axes)))
+    points = product(*(axis.values for axis in axes))
+    if not any(chain.from_iterable(axis.marks for axis in axes)):
+        return tuple(
+            Case(id, dict(zip(names, point, strict=True))) for id, point in zip(ids, points, strict=True)
+        )
+    marks = (tuple(chain.from_iterable(each)) for each in product(*(axis.marks for axis in axes)))
+    return tuple(
+        Case(id, dict(zip(names, point, strict=True)), mark)
+        for id, point, mark in zip(ids, points, marks, strict=True)
+    )
+
+
+def encode_params(params: Mapping[str, Value]) -> dict[str, Any]:
+    """Return the JSON form of parameters: tuples become arrays, everything else stays."""
+    return {name: _encode(value) for name, value in params.items()}
+
+
+def decode_params(record: Mapping[str, Any]) -> dict[str, Value]:
+    """Undo `encode_params`: arrays become tuples; every dict is a new one, safe to change."""
+    return {name: _decode(value) for name, value in record.items()}
+
+
+def slug(text: str, limit: int = 80) -> str:
+    """Return `text` as part of a file name: only `[A-Za-z0-9._=+-]`, not starting with `-` or `.`.
+
+    Args:
+        text: Anything; two texts may get the same slug.
+        limit: Longest result, in characters.
+    """
+    return _UNFIT_FOR_FILE_NAME.sub("_", text).lstrip("-.")[:limit] or "_"
+
+
+def _encode(value: Value) -> Any:
+    if isinstance(value, tuple):
+        return [_encode(each) for each in value]
+    if isinstance(value, dict):
+        return {key: _encode(each) for key, each in value.items()}
+    return value
+
+
+def _decode(value: Any) -> Value:
+    if isinstance(value, (list, tuple)):
+        return tuple(_decode(each) for each in value)
+    if isinstance(value, dict):
+        return {key: _decode(each) for key, each in value.items()}
+    return value  # type: ignore[no-any-return]  # the rest of JSON is what Value holds
+
+
+def _parse_axis(name: object, values: object) -> Axis:
+    if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")):
+        raise ConfigurationError(
+            f"matrix: an axis name must be an identifier such as ctx_len, not {_brief(name)}"
+        )
+    found = [_unwrap(name, wrapped) for wrapped in _elements(name, values)]
+    if not found:
+        raise ConfigurationError(
+            f"matrix axis {name!r} is empty: give it at least one value, or leave it out"
+        )
+    texts = [_text(value) for value, _, _ in found]
+    shown = [
+        text if given is None else _str_text(given) for text, (_, given, _) in zip(texts, found, strict=True)
+    ]
+    _refuse_duplicates(name, texts, "has the value {} twice: one case is enough")
+    _refuse_duplicates(name, shown, "has the id {} twice: ids tell its values apart")
+    return Axis(
+        name=name,
+        values=tuple(value for value, _, _ in found),
+        labels=tuple(f"{name}={text}" for text in shown),
+        marks=tuple(marks for _, _, marks in found),
+    )
+
+
+def _elements(name: str, values: object) -> Iterator[object]:
+    if isinstance(values, (str, bytes, bytearray)):
+        hint = f"a text is not a list of values: write [{_brief(values)}]"
+    elif _is_parameter_set(values):
+        hint = "put the pytest.param(...) into a list"
+    elif isinstance(values, Sequence):
+        return iter(values)
+    elif hasattr(values, "tolist"):
+        hint = f"write {name}.tolist() of that {_kind(values)}"
+    elif isinstance(values, Iterable):
+        hint = f"{_kind(values)} has no lasting order: write a list or a tuple"
+    else:
+        hint = f"one value is a list too: write [{_brief(values)}]"
+    raise ConfigurationError(f"matrix axis {name!r} must be a list, a tuple or a range; {hint}")
+
+
+def _is_parameter_set(value: object) -> bool:
+    """Whether this is what `pytest.param` returns, told by its shape: the SDK doesn't import pytest."""
+    return (
+        isinstance(getattr(value, "values", None), tuple) and hasattr(value, "marks") and hasattr(value, "id")
+    )
+
+
+def _unwrap(name: str, wrapped: Any) -> tuple[Value, str | None, tuple[Any, ...]]:
+    """Return an axis element's value, its own id if it has one, and its marks."""
+    if not _is_parameter_set(wrapped):
+        return _checked(name, wrapped, wrapped, 0), None, ()
+    if len(wrapped.values) != 1:
+        raise ConfigurationError(
+            f"matrix axis {name!r}: pytest.param takes one value here, the one of this axis, "
+            f"not {len(wrapped.values)}: {_brief(wrapped.values)} (for a pair write pytest.param((a, b)))"
+        )
+    if wrapped.id is not None and not isinstance(wrapped.id, str):
+        raise ConfigurationError(
+            f"matrix axis {name!r}: the id of a pytest.param must be a str, not {wrapped.id!r}"
+        )
+    value = wrapped.values[0]
+    return _checked(name, value, value, 0), wrapped.id, tuple(wrapped.marks)
+
+
+def _checked(axis: str, value: Any, whole: object, depth: int) -> Value:
+    """Return the value, containers copied, so that no later change of the declaration gets into a case."""
+    if depth > _MAX_DEPTH:
+        _refuse(axis, whole, f"it is nested deeper than {_MAX_DEPTH} levels")
+    kind = type(value)
+    if kind is tuple:
+        return tuple(_checked(axis, each, whole, depth + 1) for each in value)
+    if kind is dict:
+        return {_checked_key(axis, key, whole): _checked(axis, value[key], whole, depth + 1) for key in value}
+    why = _why_not_scalar(value)
+    if why is not None:
+        _refuse(axis, whole, why)
+    return value  # type: ignore[no-any-return]  # one of the scalars of Value, as just checked
+
+
+def _checked_key(axis: str, key: object, whole: object) -> str:
+    if type(key) is not str:
+        _refuse(axis, whole, f"a dict's keys must be str, not {_kind(key)} ({_brief(key)})")
+    why = _why_not_scalar(key)
+    if why is not None:
+        _refuse(axis, whole, why)
+    return key
+
+
+def _why_not_scalar(value: Any) -> str | None:
+    """Say what is wrong with a value that is neither a plain tuple nor a plain dict; None if nothing is."""
+    kind = type(value)
+    if value is None or kind is bool:
+        return None
+    if kind is int:
+        return None if _MIN_INT <= value <= _MAX_INT else "an int must fit into 64 bits"
+    if kind is float:
+        return (
+            None
+            if math.isfinite(value)
+            else "JSON has no NaN and no infinity; a str such as 'inf' can stand for it"
+        )
+    if kind is str:
+        return None if _is_unicode(value) else "it holds half a surrogate pair, which no file can"
+    return _way_out(value)
+
+
+def _way_out(value: Any) -> str:
+    """Say what to write instead of a value of a type that JSON would change or can't write."""
+    kind = type(value)
+    if kind is list:
+        return "a list can be changed by the code that gets it: use a tuple"
+    if hasattr(value, "item") and hasattr(value, "tolist"):
+        ndim = getattr(value, "ndim", None)
+        return (
+            f"{_kind(value)} is not a Python number: use {'.item()' if ndim == 0 else 'tuples of .tolist()'}"
+        )
+    for plain in (bool, int, float, str, tuple, dict):
+        if isinstance(value, plain):
+            return f"{_kind(value)} would arrive as a plain {plain.__name__}: use {plain.__name__}(...)"
+    return (
+        f"{_kind(value)} can't be written as JSON: use int, float, str, bool, None or tuples and dicts of these, "
+        "and build the object from them in the task"
+    )
+
+
+def _refuse(axis: str, value: object, why: str) -> NoReturn:
+    raise ConfigurationError(f"matrix axis {axis!r}, value {_brief(value)}: {why}")
+
+
+def _refuse_duplicates(axis: str, texts: Sequence[str], message: str) -> None:
+    seen: set[str] = set()
+    for text in texts:
+        if text in seen:
+            raise ConfigurationError(f"matrix axis {axis!r} {message.format(text)}")
+        seen.add(text)
+
+
+def _text(value: Value) -> str:
+    """Return the value as it stands in an id; different values have different texts."""
+    text = _whole_text(value)
+    return text if len(text) <= _MAX_TEXT else _shortened(text)
+
+
+def _whole_text(value: Value) -> str:
+    if isinstance(value, str):
+        return _str_text(value)
+    if isinstance(value, tuple):
+        return f"({','.join(map(_whole_text, value))})"
+    if isinstance(value, dict):
+        # Sorted, since equal dicts are one value in whatever order they were written.
+        return f"{{{','.join(f'{_str_text(key)}={_whole_text(value[key])}' for key in sorted(value))}}}"
+    return repr(value)
+
+
+def _str_text(text: str) -> str:
+    quoted = _NEEDS_QUOTES.search(text) is not None or _reads_as_something_else(text)
+    escaped = _escape(text)
+    return f"'{escaped}'" if quoted else escaped
+
+
+def _reads_as_something_else(text: str) -> bool:
+    """Whether a str, without quotes, would be taken for a number, a bool or None."""
+    if text.lower() in {"true", "false", "none"}:
+        return True
+    for read in (float, lambda text: int(text, 0)):
+        try:
+            read(text)
+        except ValueError:
+            continue
+        return True
+    return False
+
+
+def _escape(text: str) -> str:
+    if _PLAIN.fullmatch(text) and "::" not in text:
+        return text
+    text = _UNFIT_FOR_NODE_ID.sub(lambda match: _percent(match.group()), text)
+    return "".join(char if char.isprintable() else _percent(char) for char in text)
+
+
+def _percent(text: str) -> str:
+    return "".join(f"%{byte:02X}" for byte in text.encode("utf-8", "surrogatepass"))
+
+
+def _shortened(text: str) -> str:
+    """Cut a long text; its digest keeps it apart from others, and no quote or bracket is left open."""
+    head = re.sub(r"[=,(){}']+", "_", text[: _MAX_TEXT // 2])
+    return f"{head}~{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _kind(value: object) -> str:
+    kind = type(value)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _brief(value: object) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= _MAX_TEXT else f"{shown[: _MAX_TEXT - 1]}…"
