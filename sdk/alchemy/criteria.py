@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, NoReturn
+from typing import Any
 
 from alchemy.errors import ConfigurationError
 
@@ -49,7 +48,7 @@ class Status(Enum):
     MET = "met"
     MISSED = "missed"
     NAN = "NaN"
-    INFINITE = "infinite"
+    INFINITE = "infinity"
     MISSING = "missing"
     NOT_A_NUMBER = "not a number"
 
@@ -112,9 +111,9 @@ class Check:
 
     @property
     def shown(self) -> str:
-        """The measured value in few digits, never so few that it would seem to lie elsewhere; or `missing`, …"""
+        """The measured value, in as few digits as tell it from the bound; without one what is wrong."""
         if self.value is None or not math.isfinite(self.value):
-            return self.status.value if self.value is None or self.value != -math.inf else "-infinite"
+            return "-infinity" if self.value == -math.inf else self.status.value
         return _short(self.value, self.criterion.nearest(self.value))
 
     def sentence(self) -> str:
@@ -158,7 +157,7 @@ def parse_criteria(criteria: object) -> tuple[Criterion, ...]:
     return tuple(parse(metric, text) for metric, text in criteria.items())
 
 
-def parse(metric: str, text: str) -> Criterion:
+def parse(metric: object, text: object) -> Criterion:
     """Read a threshold: `> 0.3`, `>= 1`, `< 2`, `<= 2`, `== 3`, `!= 3` or `0.2..0.4` (both ends included).
 
     Raises:
@@ -170,16 +169,16 @@ def parse(metric: str, text: str) -> Criterion:
         hint = f'; write "> {text}", "< {text}" or the like' if isinstance(text, (int, float)) else ""
         raise ConfigurationError(f"criterion {metric!r} must be a str such as {_FORMS}, not {text!r}{hint}")
     if found := _COMPARISON.fullmatch(text):
-        op, bound = found.groups()
-        return Criterion(metric, Op(op), _bound(metric, text, bound), None, f"{op} {bound}")
-    if found := _RANGE.fullmatch(text):
-        lower, upper = found.groups()
-        low, high = _bound(metric, text, lower), _bound(metric, text, upper)
-        if low > high:
-            _refuse(metric, text, f"the lower end comes first; write {upper}..{lower}")
-        return Criterion(metric, Op.WITHIN, low, high, f"{lower}..{upper}")
-    hint = next((hint for form, hint in _HINTS if form.match(text)), "no such form")
-    _refuse(metric, text, f"{hint}. A criterion reads {_FORMS}")
+        op, number = found.groups()
+        return Criterion(metric, Op(op), _bound(metric, text, number), None, f"{op} {number}")
+    found = _RANGE.fullmatch(text)
+    if not found:
+        hint = next((hint for form, hint in _HINTS if form.match(text)), "no such form")
+        raise _unreadable(metric, text, f"{hint}. A criterion reads {_FORMS}")
+    lower, upper = (_bound(metric, text, number) for number in found.groups())
+    if lower > upper:
+        raise _unreadable(metric, text, f"the lower end comes first: {found[2]}..{found[1]}")
+    return Criterion(metric, Op.WITHIN, lower, upper, f"{found[1]}..{found[2]}")
 
 
 def judge(criteria: Iterable[Criterion], metrics: Mapping[str, Any] | None) -> tuple[Check, ...]:
@@ -207,12 +206,14 @@ def _number(measured: Any) -> float | None:
     try:
         return float(measured)
     except OverflowError:  # an int beyond every float
-        return math.copysign(math.inf, measured)
+        return math.inf if measured > 0 else -math.inf
     except (TypeError, ValueError, RuntimeError):  # RuntimeError: a tensor of several elements
         return None
 
 
 def _similar(metric: str, metrics: Mapping[str, Any]) -> str:
+    import difflib  # deferred: only a failure needs it
+
     folded = {str(name).casefold(): str(name) for name in metrics}
     close = difflib.get_close_matches(metric.casefold(), folded, n=1, cutoff=0.75)
     return f"but {folded[close[0]]} was" if close else ""
@@ -221,12 +222,12 @@ def _similar(metric: str, metrics: Mapping[str, Any]) -> str:
 def _bound(metric: str, text: str, number: str) -> float:
     bound = float(number)
     if math.isinf(bound):
-        _refuse(metric, text, f"{number} is beyond every float")
+        raise _unreadable(metric, text, f"{number} is beyond every float")
     return bound
 
 
-def _refuse(metric: str, text: str, why: str) -> NoReturn:
-    raise ConfigurationError(f"criterion {metric!r}: can't read {_brief(text)}: {why}")
+def _unreadable(metric: str, text: str, why: str) -> ConfigurationError:
+    return ConfigurationError(f"criterion {metric!r}: can't read {_brief(text)}: {why}")
 
 
 def _short(value: float, bound: float) -> str:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import inspect
 import operator
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property, update_wrapper
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, overload
 
 from alchemy.criteria import Criterion, parse_criteria
 from alchemy.errors import ConfigurationError
-from alchemy.matrix import Case, cases_of, parse_axes
+from alchemy.matrix import Axis, Case, Value, cases_of, parse_axes
 from alchemy.resources import Resources
 
 if TYPE_CHECKING:
@@ -22,54 +23,74 @@ if TYPE_CHECKING:
 
 __all__ = ["Experiment", "Task", "experiment"]
 
+Function: TypeAlias = "Callable[[Context], Any]"
+
 _MAX_NAME = 100
 
 
+def experiment(
+    name: str,
+    *,
+    criteria: Mapping[str, str] | None = None,
+    matrix: Mapping[str, Sequence[Any]] | None = None,
+    tags: Mapping[str, str] | None = None,
+    resources: Mapping[str, Any] | None = None,
+    replicates: str = "seed",
+) -> Experiment:
+    """Declare an experiment: a claim about the world, and the space of cases in which it is tried.
+
+    Args:
+        name: Up to 100 printable characters, without `/`; unique among the experiments of a session.
+        criteria: Metric to threshold, for example `{"silhouette": "> 0.3", "loss": "0.2..0.4"}`.
+        matrix: Axis to its values, for example `{"ctx_len": [16, 32], "seed": [1, 2, 3]}`. Values are int,
+            float, str, bool, None, and tuples and dicts of these, each bare or in a `pytest.param`.
+        tags: What to find the experiment by again, for example `{"paper": "neurips"}`.
+        resources: What one run needs: nodes, gpus, cpus, mem, time, partition, account.
+        replicates: The axis that only repeats the measurement; where its value is an int, it seeds the run.
+
+    Raises:
+        ConfigurationError: Names what can't be meant.
+    """
+    __tracebackhide__ = True
+    _check_experiment_name(name)
+    try:
+        axes = parse_axes(matrix)
+        _check_replicates(replicates, axes)
+        return Experiment(
+            name=name,
+            axes=axes,
+            criteria=parse_criteria(criteria),
+            tags=_checked_tags(tags),
+            resources=Resources.parse(resources or {}, "resources"),
+            replicates=replicates,
+        )
+    except ConfigurationError as error:
+        raise _located(error, f"experiment {name!r}") from None
+
+
+@dataclass(eq=False)
 class Experiment:
-    """What `experiment()` returns: the declaration, which the tasks join by `@exp.task(...)`."""
+    """What `experiment()` returns: the checked declaration, which tasks join by `@exp.task(...)`."""
 
     name: str
+    axes: tuple[Axis, ...]
     criteria: tuple[Criterion, ...]
     """Thresholds of the last task, and of no other one."""
-    tags: tuple[str, ...]
+    tags: Mapping[str, str]
     resources: Resources
-    replicates: str | None
-    """Axis whose values only repeat the measurement, such as `seed`; None if the matrix has no such axis."""
-
-    def __init__(
-        self,
-        name: str,
-        *,
-        criteria: Mapping[str, str] | None = None,
-        matrix: Mapping[str, Sequence[Any]] | None = None,
-        tags: Sequence[str] | None = None,
-        resources: Mapping[str, Any] | None = None,
-        replicates: str | None = "seed",
-    ) -> None:
-        self.name = _experiment_name(name)
-        where = f"experiment {name!r}"
-        try:
-            self._axes = parse_axes(matrix)
-            self.criteria = parse_criteria(criteria)
-            self.tags = _tags(tags)
-            self.resources = Resources.parse(resources or {}, where)
-            self.replicates = self._replicate_axis(replicates)
-        except ConfigurationError as error:
-            raise _located(error, where) from None
-        self._tasks: dict[str, Task] = {}
-
-    def __repr__(self) -> str:
-        return f"<Experiment {self.name!r}: tasks {list(self._tasks)}, axes {list(self.matrix)}>"
+    replicates: str
+    """Name of the axis that only repeats the measurement; the matrix may do without it."""
+    _tasks: dict[str, Task] = field(default_factory=dict, init=False, repr=False)
 
     @property
-    def matrix(self) -> dict[str, tuple[Any, ...]]:
+    def matrix(self) -> dict[str, tuple[Value, ...]]:
         """Axis name to its values, without their marks; a new dict at each call."""
-        return {axis.name: axis.values for axis in self._axes}
+        return {axis.name: axis.values for axis in self.axes}
 
     @cached_property
     def cases(self) -> tuple[Case, ...]:
         """Every point of the matrix, the last axis running fastest; one nameless case without a matrix."""
-        return cases_of(self._axes)
+        return cases_of(self.axes)
 
     @property
     def tasks(self) -> tuple[Task, ...]:
@@ -82,17 +103,27 @@ class Experiment:
         fn: None = None,
         *,
         total_steps: int,
-        eval_every: int | None = None,
-        name: str | None = None,
-        criteria: Mapping[str, str] | None = None,
-        resources: Mapping[str, Any] | None = None,
-        seed_rng: bool = True,
-    ) -> Callable[[Callable[[Context], Any]], Task]: ...
-
+        eval_every: int | None = ...,
+        name: str | None = ...,
+        criteria: Mapping[str, str] | None = ...,
+        resources: Mapping[str, Any] | None = ...,
+        seed_rng: bool = ...,
+    ) -> Callable[[Function], Task]: ...
     @overload
     def task(
         self,
-        fn: Callable[[Context], Any],
+        fn: Function,
+        *,
+        total_steps: int,
+        eval_every: int | None = ...,
+        name: str | None = ...,
+        criteria: Mapping[str, str] | None = ...,
+        resources: Mapping[str, Any] | None = ...,
+        seed_rng: bool = ...,
+    ) -> Task: ...
+    def task(
+        self,
+        fn: Function | None = None,
         *,
         total_steps: int,
         eval_every: int | None = None,
@@ -100,11 +131,7 @@ class Experiment:
         criteria: Mapping[str, str] | None = None,
         resources: Mapping[str, Any] | None = None,
         seed_rng: bool = True,
-    ) -> Task: ...
-
-    def task(
-        self, fn: Callable[[Context], Any] | None = None, **options: Any
-    ) -> Task | Callable[[Callable[[Context], Any]], Task]:
+    ) -> Task | Callable[[Function], Task]:
         """Make a function that takes the context a task of this experiment.
 
         Args:
@@ -119,63 +146,65 @@ class Experiment:
         Raises:
             ConfigurationError: Names the task and what can't be meant.
         """
-        if fn is None:
-            return lambda function: self._add(Task(self, function, **options))
-        return self._add(Task(self, fn, **options))
 
-    def _add(self, task: Task) -> Task:
-        if task.name in self._tasks:
+        __tracebackhide__ = True
+
+        def declare(function: Function) -> Task:
+            __tracebackhide__ = True
+            _check_function(function, self.name)
+            task_name = function.__name__ if name is None else name
+            self._check_task_name(task_name)
+            try:
+                task = Task(
+                    fn=function,
+                    experiment=self,
+                    name=task_name,
+                    total_steps=_positive("total_steps", total_steps),
+                    eval_every=None if eval_every is None else _positive("eval_every", eval_every),
+                    own_criteria=parse_criteria(criteria),
+                    resources=Resources.parse(resources or {}, "resources").over(self.resources),
+                    seed_rng=_flag("seed_rng", seed_rng),
+                )
+            except ConfigurationError as error:
+                raise _located(error, f"experiment {self.name!r}, task {task_name!r}") from None
+            self._tasks[task_name] = task
+            return task
+
+        return declare if fn is None else declare(fn)
+
+    def _check_task_name(self, name: object) -> None:
+        where = f"experiment {self.name!r}"
+        if not isinstance(name, str) or not name.isidentifier():
             raise ConfigurationError(
-                f"experiment {self.name!r} has two tasks named {task.name!r}: give one of them another name="
+                f"{where}: a task's name must be an identifier such as train, not {name!r}; "
+                "set it by @exp.task(name=...)"
             )
-        self._tasks[task.name] = task
-        return task
-
-    def _replicate_axis(self, replicates: object) -> str | None:
-        names = [axis.name for axis in self._axes]
-        if replicates in names or replicates is None:
-            return replicates  # type: ignore[return-value]  # a name of the list is a str
-        if replicates == "seed":  # the default, which a matrix may do without
-            return None
-        known = ", ".join(names) or "none"
-        raise ConfigurationError(f"replicates={replicates!r} is not an axis of the matrix (axes: {known})")
+        if name in self._tasks:
+            raise ConfigurationError(f"{where} has two tasks named {name!r}: give one of them another name=")
 
 
+@dataclass(eq=False, repr=False)
 class Task:
     """A function of an experiment; called like one, it runs the first case of the matrix.
 
     It looks like the function it wraps (`__name__`, `__doc__`, `__wrapped__`, its pytest marks).
     """
 
-    __wrapped__: Callable[[Context], Any]
+    fn: Function
+    experiment: Experiment
+    name: str
+    total_steps: int
+    eval_every: int | None
+    own_criteria: tuple[Criterion, ...]
+    """Those this task names itself; `criteria` is what it is judged by."""
+    resources: Resources
+    """What a run needs: the task's own wishes over the experiment's."""
+    seed_rng: bool
 
-    def __init__(
-        self,
-        experiment: Experiment,
-        fn: Callable[[Context], Any],
-        *,
-        total_steps: int,
-        eval_every: int | None = None,
-        name: str | None = None,
-        criteria: Mapping[str, str] | None = None,
-        resources: Mapping[str, Any] | None = None,
-        seed_rng: bool = True,
-    ) -> None:
-        _check_function(fn, experiment.name)
-        # First, since it copies the function's attributes, which must not cover ours.
-        update_wrapper(self, fn)
-        self.fn = fn
-        self.experiment = experiment
-        self.name = _task_name(fn.__name__ if name is None else name, experiment.name)
-        where = f"task {self.name!r} of experiment {experiment.name!r}"
-        try:
-            self.total_steps = _positive("total_steps", total_steps)
-            self.eval_every = None if eval_every is None else _positive("eval_every", eval_every)
-            self.own_criteria = parse_criteria(criteria)
-            self.resources = Resources.parse(resources or {}, where).over(experiment.resources)
-            self.seed_rng = _flag("seed_rng", seed_rng)
-        except ConfigurationError as error:
-            raise _located(error, where) from None
+    def __post_init__(self) -> None:
+        own = dict(vars(self))
+        update_wrapper(self, self.fn)
+        vars(self).update(own)  # again: an attribute of the function must not cover one of ours
 
     def __repr__(self) -> str:
         return f"<Task {self.name!r} of experiment {self.experiment.name!r}>"
@@ -183,7 +212,7 @@ class Task:
     def __call__(self, ctx: Context | None = None) -> Any:
         """Call the function with this context; without one, run the first case of the matrix.
 
-        Outside a managed run nothing is written, and what the function returns is returned.
+        In a job (`ALCHEMY_TASK_ID` is set) that run is recorded; elsewhere nothing is written.
         """
         __tracebackhide__ = True
         if ctx is not None:
@@ -201,7 +230,7 @@ class Task:
     def criteria(self) -> tuple[Criterion, ...]:
         """What this task is judged by: its own criteria, and for the last task the experiment's too.
 
-        Where both name a metric the task's own holds. Complete once the module has been imported.
+        Where both name a metric, the task's own holds. Complete once the module has been imported.
         """
         if self.experiment.tasks[-1:] != (self,):
             return self.own_criteria
@@ -209,77 +238,44 @@ class Task:
         return (*(each for each in self.experiment.criteria if each.metric not in own), *self.own_criteria)
 
 
-def experiment(
-    name: str,
-    *,
-    criteria: Mapping[str, str] | None = None,
-    matrix: Mapping[str, Sequence[Any]] | None = None,
-    tags: Sequence[str] | None = None,
-    resources: Mapping[str, Any] | None = None,
-    replicates: str | None = "seed",
-) -> Experiment:
-    """Declare an experiment: a claim about the world, and the space of cases in which it is tried.
-
-    Args:
-        name: Up to 100 printable characters, without `/`; unique among the experiments of a session.
-        criteria: Metric to threshold, for example `{"silhouette": "> 0.3", "loss": "0.2..0.4"}`.
-        matrix: Axis to its values, for example `{"ctx_len": [16, 32], "seed": [1, 2, 3]}`. Values are int,
-            float, str, bool, None, and tuples and dicts of these, each bare or in a `pytest.param`.
-        tags: Words by which to find the experiment again.
-        resources: What one run needs: nodes, gpus, cpus, mem, time, partition, account.
-        replicates: Axis that only repeats the measurement; its int value seeds the run. None: no such axis.
-
-    Raises:
-        ConfigurationError: Names what can't be meant.
-    """
-    return Experiment(
-        name, criteria=criteria, matrix=matrix, tags=tags, resources=resources, replicates=replicates
-    )
-
-
 def _located(error: ConfigurationError, where: str) -> ConfigurationError:
-    """Return the error with the place in front, unless it already says it."""
-    text = str(error)
-    return error if text.startswith(where) else ConfigurationError(f"{where}: {text}")
+    """Return the error with the place in front of what it says."""
+    return type(error)(f"{where}: {error}")
 
 
-def _experiment_name(name: object) -> str:
+def _check_experiment_name(name: object) -> None:
+    def refuse(why: str) -> NoReturn:
+        raise ConfigurationError(f"the name of an experiment must {why}, not {name!r:.{_MAX_NAME}}")
+
     if not isinstance(name, str):
-        raise ConfigurationError(
-            f"the name of an experiment must be a str, not {type(name).__name__}: {name!r}"
-        )
-    if not name.strip() or name != name.strip():
-        raise ConfigurationError(f"the name of an experiment must not be empty or end in spaces: {name!r}")
+        refuse("be a str")
+    if not name or name != name.strip():
+        refuse("be a text without spaces at its ends")
     if not name.isprintable() or "/" in name or name[0] in ".-":
-        raise ConfigurationError(
-            f"the name of an experiment names a directory too: no '/', no line break or other control character, "
-            f"and no '.' or '-' in front; got {name!r}"
-        )
+        refuse("be fit for a directory: no '/', no control character, no '.' or '-' in front")
     if len(name) > _MAX_NAME:
-        raise ConfigurationError(
-            f"the name of an experiment has at most {_MAX_NAME} characters, not {len(name)}: {name[:40]!r}…"
-        )
-    return name
+        refuse(f"have at most {_MAX_NAME} characters")
 
 
-def _task_name(name: object, experiment: str) -> str:
-    if isinstance(name, str) and name.isidentifier():
-        return name
-    raise ConfigurationError(
-        f"experiment {experiment!r}: a task's name must be an identifier such as train, not {name!r}; "
-        "set it by @exp.task(name=...)"
-    )
+def _check_replicates(replicates: object, axes: Sequence[Axis]) -> None:
+    names = [axis.name for axis in axes]
+    # Only the default may be missing: many experiments have no seed axis.
+    if replicates not in names and replicates != "seed":
+        known = ", ".join(names) or "none"
+        raise ConfigurationError(f"replicates={replicates!r} is not an axis of the matrix (axes: {known})")
 
 
-def _tags(tags: object) -> tuple[str, ...]:
+def _checked_tags(tags: object) -> dict[str, str]:
     if tags is None:
-        return ()
-    if isinstance(tags, str) or not isinstance(tags, (Sequence, set, frozenset)):
-        raise ConfigurationError(f"tags must be a list of str such as ['baseline'], not {tags!r}")
-    for tag in tags:
-        if not isinstance(tag, str) or not tag.strip() or not tag.isprintable():
-            raise ConfigurationError(f"a tag must be a printable, non-empty str, not {tag!r}")
-    return tuple(sorted(tags) if isinstance(tags, (set, frozenset)) else tags)
+        return {}
+    if not isinstance(tags, Mapping):
+        raise ConfigurationError(f'tags must be a dict such as {{"paper": "neurips"}}, not {tags!r}')
+    for text in (*tags, *tags.values()):
+        if not isinstance(text, str) or not text.strip() or not text.isprintable():
+            raise ConfigurationError(
+                f"names and values of tags must be printable, non-empty str, not {text!r}"
+            )
+    return dict(tags)
 
 
 def _positive(what: str, value: object) -> int:
@@ -301,18 +297,20 @@ def _flag(what: str, value: object) -> bool:
 
 def _check_function(fn: object, experiment: str) -> None:
     """Refuse what could never run as a task, above all functions whose call would run nothing."""
+    where = f"experiment {experiment!r}"
     if isinstance(fn, Task):
-        raise ConfigurationError(f"experiment {experiment!r}: {fn!r} is a task already")
+        raise ConfigurationError(
+            f"{where}: {fn!r} is a task already; write the function once more, or use {fn.name}.fn"
+        )
     if not callable(fn) or not hasattr(fn, "__name__"):
-        raise ConfigurationError(f"experiment {experiment!r}: @exp.task belongs on a function, not on {fn!r}")
-    where = f"experiment {experiment!r}, {fn.__name__}()"
+        raise ConfigurationError(f"{where}: @exp.task belongs on a function, not on {fn!r}")
     if inspect.iscoroutinefunction(fn) or inspect.isasyncgenfunction(fn):
-        raise ConfigurationError(f"{where}: a task can't be async; calling it would run nothing")
+        raise ConfigurationError(f"{where}: {fn.__name__}() can't be async; calling it would run nothing")
     if inspect.isgeneratorfunction(fn):
-        raise ConfigurationError(f"{where}: a task can't yield; calling it would run nothing")
+        raise ConfigurationError(f"{where}: {fn.__name__}() can't yield; calling it would run nothing")
     try:
         inspect.signature(fn).bind(object())
     except TypeError as error:
-        raise ConfigurationError(f"{where}: a task takes one argument, the context ({error})") from None
-    except ValueError:  # a builtin that doesn't tell its signature
-        pass
+        raise ConfigurationError(
+            f"{where}: {fn.__name__}() must take one argument, the context ({error})"
+        ) from None

@@ -7,12 +7,11 @@ id can't hold (space, brackets, `/`, `::`, control characters) is percent-encode
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, product
+from itertools import chain, product, repeat
 from typing import Any, NoReturn, TypeAlias
 
 from alchemy.errors import ConfigurationError
@@ -29,7 +28,7 @@ __all__ = [
     "slug",
 ]
 
-Value: TypeAlias = "None | bool | int | float | str | tuple[Value, ...] | dict[str, Value]"
+Value: TypeAlias = "bool | int | float | str | tuple[Value, ...] | dict[str, Value] | None"
 """What a parameter may be: exactly these types, so that it is the same object after a trip through JSON."""
 
 MAX_CASES = 1_000_000
@@ -94,25 +93,21 @@ def parse_axes(matrix: object) -> tuple[Axis, ...]:
     axes = tuple(_parse_axis(name, values) for name, values in matrix.items())
     count = math.prod(len(axis.values) for axis in axes)
     if count > MAX_CASES:
-        sizes = " × ".join(str(len(axis.values)) for axis in axes)
+        sizes = " x ".join(str(len(axis.values)) for axis in axes)
         raise ConfigurationError(f"the matrix has {count:,} cases ({sizes}); {MAX_CASES:,} is the limit")
     return axes
 
 
 def cases_of(axes: Sequence[Axis]) -> tuple[Case, ...]:
     """Return the cases of checked axes, the last one running fastest."""
-    names = [axis.name for axis in axes]
+    names = tuple(axis.name for axis in axes)
     ids = map("-".join, product(*(axis.labels for axis in axes)))
     points = product(*(axis.values for axis in axes))
+    params = map(dict, map(zip, repeat(names), points))
     if not any(chain.from_iterable(axis.marks for axis in axes)):
-        return tuple(
-            Case(id, dict(zip(names, point, strict=True))) for id, point in zip(ids, points, strict=True)
-        )
-    marks = (tuple(chain.from_iterable(each)) for each in product(*(axis.marks for axis in axes)))
-    return tuple(
-        Case(id, dict(zip(names, point, strict=True)), mark)
-        for id, point, mark in zip(ids, points, marks, strict=True)
-    )
+        return tuple(map(Case, ids, params))
+    marks = map(tuple, map(chain.from_iterable, product(*(axis.marks for axis in axes))))
+    return tuple(map(Case, ids, params, marks))
 
 
 def encode_params(params: Mapping[str, Value]) -> dict[str, Any]:
@@ -182,8 +177,8 @@ def _elements(name: str, values: object) -> Iterator[object]:
         hint = "put the pytest.param(...) into a list"
     elif isinstance(values, Sequence):
         return iter(values)
-    elif hasattr(values, "tolist"):
-        hint = f"write {name}.tolist() of that {_kind(values)}"
+    elif _is_array(values):
+        hint = f"of that {_kind(values)} take .tolist()"
     elif isinstance(values, Iterable):
         hint = f"{_kind(values)} has no lasting order: write a list or a tuple"
     else:
@@ -195,6 +190,13 @@ def _is_parameter_set(value: object) -> bool:
     """Whether this is what `pytest.param` returns, told by its shape: the SDK doesn't import pytest."""
     return (
         isinstance(getattr(value, "values", None), tuple) and hasattr(value, "marks") and hasattr(value, "id")
+    )
+
+
+def _is_array(value: object) -> bool:
+    """Whether this is an array, a tensor or one of their scalars, told by its shape."""
+    return (
+        isinstance(getattr(value, "ndim", None), int) and hasattr(value, "item") and hasattr(value, "tolist")
     )
 
 
@@ -271,8 +273,8 @@ def _way_out(value: Any) -> str:
         if isinstance(value, plain):
             return f"{_kind(value)} would arrive as a plain {plain.__name__}: use {plain.__name__}(...)"
     return (
-        f"{_kind(value)} can't be written as JSON: use int, float, str, bool, None or tuples and dicts of these, "
-        "and build the object from them in the task"
+        f"{_kind(value)} can't be written as JSON: use int, float, str, bool, None or tuples and dicts of "
+        "these, and build the object from them in the task"
     )
 
 
@@ -290,8 +292,7 @@ def _refuse_duplicates(axis: str, texts: Sequence[str], message: str) -> None:
 
 def _text(value: Value) -> str:
     """Return the value as it stands in an id; different values have different texts."""
-    text = _whole_text(value)
-    return text if len(text) <= _MAX_TEXT else _shortened(text)
+    return _fitting(_whole_text(value))
 
 
 def _whole_text(value: Value) -> str:
@@ -306,9 +307,13 @@ def _whole_text(value: Value) -> str:
 
 
 def _str_text(text: str) -> str:
-    quoted = _NEEDS_QUOTES.search(text) is not None or _reads_as_something_else(text)
+    return f"'{_escape(text)}'" if _reads_as_something_else(text) else _quoted(text)
+
+
+def _quoted(text: str) -> str:
+    """Return a text in the characters of a node id, in quotes if it could be read as several parts."""
     escaped = _escape(text)
-    return f"'{escaped}'" if quoted else escaped
+    return f"'{escaped}'" if _NEEDS_QUOTES.search(text) else escaped
 
 
 def _reads_as_something_else(text: str) -> bool:
@@ -335,8 +340,12 @@ def _percent(text: str) -> str:
     return "".join(f"%{byte:02X}" for byte in text.encode("utf-8", "surrogatepass"))
 
 
-def _shortened(text: str) -> str:
+def _fitting(text: str) -> str:
     """Cut a long text; its digest keeps it apart from others, and no quote or bracket is left open."""
+    if len(text) <= _MAX_TEXT:
+        return text
+    import hashlib  # deferred: loads OpenSSL, and few ids are long
+
     head = re.sub(r"[=,(){}']+", "_", text[: _MAX_TEXT // 2])
     return f"{head}~{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from alchemy.errors import ConfigurationError
@@ -86,6 +85,8 @@ def _instead(name: object) -> str:
         return "it belongs into a cluster's profile, [tool.alchemy.clusters.NAME] in pyproject.toml"
     known = f"known are {', '.join(_READ)}"
     key = str(name).casefold().replace("-", "_")
+    import difflib  # deferred: only an error needs it
+
     close = [_ALIASES[key]] if key in _ALIASES else difflib.get_close_matches(key, _READ, n=1)
     return f"did you mean {close[0]!r}? ({known})" if close else known
 
@@ -129,7 +130,8 @@ def _name(where: str, value: object) -> str:
     if isinstance(value, str) and _NAME.fullmatch(value):
         return value
     raise ConfigurationError(
-        f"{where} must be a name of letters, digits and any of _.,:@+=/- that doesn't begin with '-', not {value!r}"
+        f"{where} must be a name of letters, digits and _ . , : @ + = / -, not beginning with '-', "
+        f"and not {value!r}"
     )
 
 
@@ -142,4 +144,3 @@ _READ: Mapping[str, Callable[[str, object], Any]] = {
     "partition": _name,
     "account": _name,
 }
-assert tuple(_READ) == tuple(each.name for each in fields(Resources))  # noqa: S101
