@@ -1,0 +1,296 @@
+"""Where what a task reports goes: nowhere, or into the files of its attempt.
+
+    metrics.jsonl   {"step": 7, "t": 1700000000.1, "m": {"loss": 0.3}}    one line per `log`
+    evals.jsonl     the same, one line per `log_eval`
+    progress.json   step, total, rate, ETA and last metrics, at most once a second
+    result.json     how it ended, written once
+
+`t` is the writer's wall clock in seconds. Rows are handed to a thread that writes them within a second, so a
+step never waits for the disk. Losing an observation is a warning, once, and never stops training; a result
+that can't be written is an error.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Protocol
+
+import alchemy_agent as agent
+from alchemy.errors import InfrastructureError
+from alchemy.rows import Row, RowFile, encode
+from alchemy.scalars import PendingScalar, Scalar
+
+if TYPE_CHECKING:
+    from alchemy.context import Position
+    from alchemy.result import Evaluation, Result
+
+__all__ = ["Fenced", "FileRecorder", "NullRecorder", "Recorder"]
+
+_BLOCK = 1024
+"""Rows after which the writer is woken before its time."""
+_BACKLOG = 64 * _BLOCK
+"""Rows (some 30 MB) after which the caller has to help; they are dropped if the disk doesn't answer."""
+_FLUSH_S = 0.5
+_PROGRESS_S = 1.0
+_PATIENCE_S = 1.0
+
+
+class Fenced(InfrastructureError):
+    """A later attempt of the run has begun, so this one may not record a result."""
+
+
+class Recorder(Protocol):
+    """Takes what a context reports. Called from one thread."""
+
+    def follow(self, position: Position, total: int) -> None:
+        """Begin: from now on report how far the loop has come, out of `total` steps."""
+
+    def log(self, step: int, seconds: float, metrics: Mapping[str, Scalar]) -> None:
+        """Take a row of metrics; `seconds` is the wall clock. The mapping is not changed later."""
+
+    def log_eval(self, evaluation: Evaluation, seconds: float) -> None:
+        """Take an evaluation."""
+
+    def last_metrics(self) -> dict[str, float]:
+        """Return the last value of each metric passed to `log`."""
+
+    def conclude(self, result: Result) -> None:
+        """Record how the run ended; nothing follows.
+
+        Raises:
+            InfrastructureError: The result could not be recorded.
+        """
+
+    def abandon(self) -> None:
+        """End without a result, all rows written: the run was interrupted."""
+
+
+class NullRecorder:
+    """Keeps nothing but the last values."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, Scalar] = {}
+
+    def follow(self, position: Position, total: int) -> None:
+        """Do nothing."""
+
+    def log(self, step: int, seconds: float, metrics: Mapping[str, Scalar]) -> None:  # noqa: ARG002
+        """Remember the values."""
+        self._last.update(metrics)
+
+    def log_eval(self, evaluation: Evaluation, seconds: float) -> None:
+        """Do nothing."""
+
+    def last_metrics(self) -> dict[str, float]:
+        """Return the last value of each metric passed to `log`."""
+        return _numbers(self._last)
+
+    def conclude(self, result: Result) -> None:
+        """Do nothing."""
+
+    def abandon(self) -> None:
+        """Do nothing."""
+
+
+class FileRecorder:
+    """Writes the files of one attempt, as rank 0. The only writer of each."""
+
+    def __init__(
+        self, attempt: agent.AttemptDir, incarnation: str, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Make the recorder of a claimed attempt; nothing is written yet.
+
+        Args:
+            attempt: The attempt's directory.
+            incarnation: As in its `start.json`.
+            clock: Monotonic, in seconds; for the rate of progress.
+        """
+        self._attempt = attempt
+        self._progress = agent.Progress(attempt, incarnation)
+        self._clock = clock
+        self._metrics_file = RowFile(attempt.metrics)
+        self._evals_file = RowFile(attempt.evals)
+        # One list each for ever: the caller appends at the end, the writer takes from the front, and every
+        # such operation is atomic, so that the caller needs no lock.
+        self._rows: list[Row] = []
+        self._append = self._rows.append
+        self._eval_rows: list[Row] = []
+        self._mark = _BLOCK
+        self._last: dict[str, Scalar] = {}
+        self._position: Position | None = None
+        self._total = 0
+        self._reported: tuple[float, int] = (-_PROGRESS_S, -1)
+        self._lock = threading.Lock()
+        """Held by whoever writes the files."""
+        self._wake = threading.Event()
+        self._ended = False
+        self._patience_s = _PATIENCE_S
+        self._has_warned = False
+        self._pid = os.getpid()
+        self._thread: threading.Thread | None = None
+
+    def follow(self, position: Position, total: int) -> None:
+        """Begin, with a thread that writes rows and progress."""
+        self._position, self._total = position, total
+        self._thread = threading.Thread(target=self._write_on, name="alchemy-recorder", daemon=True)
+        self._thread.start()
+
+    def log(self, step: int, seconds: float, metrics: Mapping[str, Scalar]) -> None:
+        """Take a row; it is on the disk within a second."""
+        self._append((step, seconds, metrics))
+        if len(self._rows) >= self._mark:
+            self._hand_over()
+
+    def log_eval(self, evaluation: Evaluation, seconds: float) -> None:
+        """Take an evaluation; it is on the disk within a second."""
+        self._eval_rows.append((evaluation.step, seconds, evaluation.metrics))
+
+    def flush(self) -> None:
+        """Write every row logged so far."""
+        if self._is_ours():
+            with self._lock:
+                self._drain()
+
+    def last_metrics(self) -> dict[str, float]:
+        """Return the last value of each metric passed to `log`, after writing the rows."""
+        self.flush()
+        return _numbers(self._last)
+
+    def conclude(self, result: Result) -> None:
+        """Write what is left, the last progress and `result.json`.
+
+        Raises:
+            Fenced: A later attempt of the run exists.
+            InfrastructureError: `result.json` could not be written.
+        """
+        __tracebackhide__ = True
+        if not self._is_ours():
+            return
+        self._end(result.steps)
+        attempt = self._attempt
+        latest = attempt.run_dir.latest()
+        if latest is not None and (latest.k, latest.restarts) > (attempt.k, attempt.restarts):
+            raise Fenced(
+                f"attempt {latest.name} of {attempt.run_dir.path} has begun: "
+                f"the result of {attempt.name} is void"
+            )
+        record = {"run": attempt.run_dir.name, "attempt": attempt.name, **result.to_record()}
+        try:
+            agent.write_record(attempt.result, record)
+        except OSError as error:
+            raise InfrastructureError(
+                f"the result could not be written to {attempt.result}: {error}; free some space there "
+                "or choose another run root, and run the case again"
+            ) from error
+
+    def abandon(self) -> None:
+        """Write what is left, without a result."""
+        if self._is_ours() and self._position is not None:
+            self._end(self._finished_steps())
+
+    def _is_ours(self) -> bool:
+        """Whether this process made the recorder: a forked child must not write to its files."""
+        return os.getpid() == self._pid
+
+    def _end(self, steps: int) -> None:
+        self._ended = True
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join()
+        with self._lock:
+            self._drain()
+            self._report(steps)
+            self._metrics_file.close()
+            self._evals_file.close()
+
+    def _hand_over(self) -> None:
+        """Wake the writer; if it lags far behind, write for it, or drop what waits if the disk hangs."""
+        if not self._is_ours():
+            self._rows.clear()
+            return
+        waiting = len(self._rows)
+        self._mark = waiting + _BLOCK
+        self._wake.set()
+        if waiting < _BACKLOG:
+            return
+        if self._lock.acquire(timeout=self._patience_s):
+            self._patience_s = _PATIENCE_S
+            try:
+                self._drain()
+            finally:
+                self._lock.release()
+            return
+        self._patience_s = 0.0  # until it answers again: training waits for a hanging disk only once
+        del self._rows[:waiting]
+        self._warn(f"the disk does not answer, {waiting} rows of metrics were dropped")
+
+    def _write_on(self) -> None:
+        """Write until the end; the body of the thread."""
+        while not self._ended:
+            self._wake.wait(_FLUSH_S)
+            self._wake.clear()
+            with self._lock:
+                self._drain()
+                self._report_if_due()
+
+    def _drain(self) -> None:
+        """Write all rows there are. The lock is held."""
+        self._mark = _BLOCK
+        for waiting, file in ((self._rows, self._metrics_file), (self._eval_rows, self._evals_file)):
+            if not waiting:
+                continue
+            rows = waiting[:]
+            del waiting[: len(rows)]
+            if waiting is self._rows:
+                for _, _, metrics in rows:
+                    self._last.update(metrics)
+            self._write(rows, file)
+
+    def _write(self, rows: list[Row], file: RowFile) -> None:
+        lines, unfit = encode(rows)
+        if unfit:
+            self._warn(f"{unfit} rows of metrics can't be written as JSON and were dropped")
+        try:
+            file.append(lines)
+        except OSError as error:
+            self._warn(f"{len(rows)} rows of metrics could not be written: {error}")
+
+    def _report_if_due(self) -> None:
+        now, (then, step) = self._clock(), self._reported
+        if now - then >= _PROGRESS_S and self._finished_steps() != step:
+            self._report(self._finished_steps())
+
+    def _report(self, steps: int) -> None:
+        self._reported = (self._clock(), steps)
+        self._progress.report(steps, self._total, _numbers(self._last), self._reported[0])
+
+    def _finished_steps(self) -> int:
+        position = self._position
+        if position is None:
+            return 0
+        return self._total if position.exhausted else position.step
+
+    def _warn(self, what: str) -> None:
+        if self._has_warned:
+            return
+        self._has_warned = True
+        import logging  # deferred: few runs need it
+
+        logging.getLogger("alchemy").warning(
+            "%s: %s; training goes on, and further losses in this attempt are not reported",
+            self._attempt.path,
+            what,
+        )
+
+
+def _numbers(metrics: Mapping[str, Scalar]) -> dict[str, float]:
+    numbers: dict[str, float] = {}
+    for name, value in metrics.items():
+        # If the GPU failed, the user's own next call says so, with its traceback.
+        with suppress(RuntimeError):
+            numbers[name] = value.read() if isinstance(value, PendingScalar) else value
+    return numbers
