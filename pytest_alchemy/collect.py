@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ast
-import fnmatch
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -45,7 +43,9 @@ class CaseLost(Exception):
 class ExperimentModule(pytest.Module):
     """A Python file that declares an experiment; ordinary tests in it are collected as usual."""
 
-    def collect(self) -> list[pytest.Item | pytest.Collector]:  # type: ignore[override]
+    is_experiment_module = True
+
+    def collect(self) -> list[pytest.Item | pytest.Collector]:
         """Import the file and return its cases and tests.
 
         Raises:
@@ -72,7 +72,9 @@ class ExperimentModule(pytest.Module):
         names = self.session.stash.setdefault(_DECLARED_IN, {})
         for name in here:
             if names.setdefault(name, self.path) != self.path:
-                raise self.CollectError(f"experiment {name!r} is declared in {names[name]} too; names must be unique")
+                raise self.CollectError(
+                    f"experiment {name!r} is declared in {names[name]} too; names must be unique"
+                )
         for value in vars(self.obj).values():
             if isinstance(value, Experiment) and not value.tasks:
                 raise self.CollectError(
@@ -81,14 +83,8 @@ class ExperimentModule(pytest.Module):
                 )
 
 
-def make_items(collector: ExperimentModule, name: str, obj: object) -> list[CaseItem] | None:
-    """Return the items of a module-level name: the cases of a task, or None if it isn't one.
-
-    Raises:
-        pytest.Collector.CollectError: A mark stands above `@exp.task`, where pytest can't see it.
-    """
-    if isinstance(obj, pytest.MarkDecorator) and any(isinstance(arg, Task) for arg in obj.args):
-        raise collector.CollectError(f"{name}: put @pytest.mark.{obj.name} below @exp.task(...), next to the function")
+def make_items(collector: ExperimentModule, obj: object) -> list[CaseItem] | None:
+    """Return the items of a module-level name: the cases of a task, or None if it isn't one."""
     if not isinstance(obj, Task):
         return None
     if obj.__module__ != collector.obj.__name__ or vars(collector.obj).get(obj.name, obj) is not obj:
@@ -100,16 +96,19 @@ def make_items(collector: ExperimentModule, name: str, obj: object) -> list[Case
 class CaseItem(pytest.Item):
     """One task × one case of the matrix. Executed by the backend, judged here."""
 
-    def __init__(self, *, task: Task, case: Case, alchemy: Alchemy, name: str, parent: ExperimentModule) -> None:
+    def __init__(
+        self, *, task: Task, case: Case, alchemy: Alchemy, name: str, parent: ExperimentModule
+    ) -> None:
         # a node id given as text is parsed by pytest and then equals what --lf reads back from its cache
         super().__init__(name, parent, nodeid=f"{parent.nodeid}::{name}")
         self.task = task
         self.case = case
         self.alchemy = alchemy
+        self._module = parent.obj
         self._plan: Plan | None = None
         self.outcome: Outcome | None = None
         """How the run ended; set by the loop for remote backends, by `runtest` otherwise."""
-        for mark in (*case.marks, *getattr(task.fn, "pytestmark", ())):
+        for mark in (*case.marks, *getattr(task, "pytestmark", ())):
             mark = getattr(mark, "mark", mark)  # noqa: PLW2901  a decorator or the mark itself
             self.own_markers.append(mark)
             self.keywords[mark.name] = True
@@ -130,7 +129,7 @@ class CaseItem(pytest.Item):
     def plan(self) -> Plan:
         """What to execute; computed when first asked for, since most collected cases are never run."""
         if self._plan is None:
-            self._plan = self.alchemy.plan(self.task, self.case, self.parent.obj)
+            self._plan = self.alchemy.plan(self.task, self.case, self._module)
         return self._plan
 
     @property
@@ -150,7 +149,9 @@ class CaseItem(pytest.Item):
         Raises:
             CaseLost: The machinery lost the run, so pytest reports an error, not a failure.
         """
-        self.user_properties[:] = describe_case(self.task, self.case, self.nodeid, self.alchemy.options.backend)
+        self.user_properties[:] = describe_case(
+            self.task, self.case, self.nodeid, self.alchemy.options.backend
+        )
         self.user_properties += describe_run(self.plan.spec.run, self.alchemy.run_directory(self.plan))
         if self.outcome is not None and self.outcome.reason.is_infrastructure:
             self._describe(self.outcome)
@@ -177,10 +178,16 @@ class CaseItem(pytest.Item):
         try:
             self.outcome = self.alchemy.execute(self.plan, self.task)
         except InfrastructureError as error:
-            self.user_properties += [("alchemy.reason", "infrastructure"), ("alchemy.verdict", Verdict.ERROR.value)]
+            self.user_properties += [
+                ("alchemy.reason", "infrastructure"),
+                ("alchemy.verdict", Verdict.ERROR.value),
+            ]
             raise CaseLost(str(error)) from error
         except BaseException:
-            self.user_properties += [("alchemy.reason", "user_error"), ("alchemy.verdict", Verdict.ERROR.value)]
+            self.user_properties += [
+                ("alchemy.reason", "user_error"),
+                ("alchemy.verdict", Verdict.ERROR.value),
+            ]
             raise
 
     def _judge(self, outcome: Outcome) -> None:
@@ -188,7 +195,9 @@ class CaseItem(pytest.Item):
         if outcome.result is None or outcome.result.error is not None:
             self.user_properties.append(("alchemy.verdict", Verdict.ERROR.value))
             raise CaseCrashed(judge.crash(outcome))
-        verdict = judge.judge_case(self.task.criteria, outcome.result, shortened=self.alchemy.is_shortened(self.task))
+        verdict = judge.judge_case(
+            self.task.criteria, outcome.result, shortened=self.alchemy.is_shortened(self.task)
+        )
         self.user_properties += describe_verdict(verdict)
         self.user_properties.append(("alchemy.verdict", verdict.verdict.value))
         if verdict.verdict is Verdict.REFUTED:
@@ -210,8 +219,3 @@ class CaseItem(pytest.Item):
     def reportinfo(self) -> tuple[Path, int, str]:
         """Return file, line of the task's function and name, as pytest asks for them."""
         return self.path, self.task.fn.__code__.co_firstlineno - 1, self.name
-
-
-def matches_python_files(path: Path, patterns: Sequence[str]) -> bool:
-    """Tell whether pytest collects the file by its name anyway."""
-    return any(fnmatch.fnmatch(str(path) if "/" in pattern else path.name, f"*{pattern}" if "/" in pattern else pattern) for pattern in patterns)

@@ -17,7 +17,15 @@ if TYPE_CHECKING:
     from pytest_alchemy.judge import CaseVerdict
     from pytest_alchemy.outcome import Outcome
 
-__all__ = ["CaseFacts", "Property", "describe_case", "describe_outcome", "describe_run", "describe_suite", "describe_verdict"]
+__all__ = [
+    "CaseFacts",
+    "Property",
+    "describe_case",
+    "describe_outcome",
+    "describe_run",
+    "describe_suite",
+    "describe_verdict",
+]
 
 Property = tuple[str, object]
 
@@ -99,4 +107,8 @@ class CaseFacts:
 
     def group(self, prefix: str) -> dict[str, str]:
         """Return the properties below a prefix such as `criterion`, without it, in order."""
-        return {name[len(prefix) + 1 :]: value for name, value in self.values.items() if name.startswith(prefix + ".")}
+        return {
+            name[len(prefix) + 1 :]: value
+            for name, value in self.values.items()
+            if name.startswith(prefix + ".")
+        }

@@ -1,8 +1,8 @@
 """The identity of a run: what decides its result, and nothing else.
 
-Covered: the experiment module's syntax tree without the arguments that don't change execution, the syntax trees of
-the project files it imports, the case's parameters, the effective number of steps. So a comment, a new threshold or
-a new seed changes the identity of no run that exists (docs/design.md, Identity).
+Covered: the experiment module's syntax tree without the arguments that don't change execution, the syntax
+trees of the project files it imports, the case's parameters, the effective number of steps. So a comment,
+a new threshold or a new seed changes the identity of no run that exists (docs/design.md, Identity).
 """
 
 from __future__ import annotations
@@ -95,7 +95,8 @@ def _find(module: str, search: Sequence[Path]) -> Iterator[Path]:
         found = [
             candidate
             for end in range(1, len(parts) + 1)
-            for candidate in (directory.joinpath(*parts[:end], "__init__.py"), directory.joinpath(*parts[:end]).with_suffix(".py"))
+            for base in [directory.joinpath(*parts[:end])]
+            for candidate in (base / "__init__.py", base.with_suffix(".py"))
             if candidate.is_file()
         ]
         if found:

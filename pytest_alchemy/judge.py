@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ["CaseVerdict", "Verdict", "crash", "judge_case", "refutation", "trouble", "where"]
 
+_TAIL = 4000
+"""Characters of a job's output shown with a failure; the logs have the rest."""
+
 
 class Verdict(str, Enum):
     """What became of a case as a statement about the world."""
@@ -26,8 +29,10 @@ class Verdict(str, Enum):
     REFUTED = "REFUTED"
     ERROR = "ERROR"
     """Neither: the run crashed or the machinery failed."""
-    UNJUDGED = "UNJUDGED"
-    """The run was shortened on purpose, or there is nothing to judge by."""
+    SHORTENED = "SHORTENED"
+    """Not judged: the run was shortened on purpose."""
+    COMPLETED = "COMPLETED"
+    """Not judged: there is no criterion."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +56,15 @@ def judge_case(criteria: Sequence[Criterion], result: Result, *, shortened: bool
     """Judge a completed run by the last `log_eval`."""
     evaluation = result.evaluation
     checks = judge(criteria, evaluation.metrics if evaluation else None)
-    if shortened or not criteria:
-        verdict = Verdict.UNJUDGED
-    else:
-        verdict = Verdict.SUPPORTED if all(check.ok for check in checks) else Verdict.REFUTED
-    return CaseVerdict(verdict, checks, _stale_step(evaluation, result))
+    return CaseVerdict(_verdict(checks, shortened=shortened), checks, _stale_step(evaluation, result))
+
+
+def _verdict(checks: Sequence[Check], *, shortened: bool) -> Verdict:
+    if not checks:
+        return Verdict.COMPLETED
+    if shortened:
+        return Verdict.SHORTENED
+    return Verdict.SUPPORTED if all(check.ok for check in checks) else Verdict.REFUTED
 
 
 def _stale_step(evaluation: Evaluation | None, result: Result) -> int | None:
@@ -74,31 +83,29 @@ def _table(checks: Sequence[Check]) -> list[str]:
         value = "-" if check.value is None else f"{check.value:.6g}"
         rows.append(("ok" if check.ok else "NO", f"{check.criterion.metric} {check.criterion.text}", value))
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    return ["  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
+    return [
+        "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
 
 
 def where(outcome: Outcome) -> list[str]:
     """Return lines that say where the run's files are."""
-    lines = [f"  run   {outcome.directory}"]
-    if outcome.attempt:
-        lines.append(f"        attempt {outcome.attempt}")
-    lines += [f"  log   {path}" for path in outcome.logs]
-    return lines
+    attempt = f" (attempt {outcome.attempt})" if outcome.attempt else ""
+    return [f"  run  {outcome.directory}{attempt}", *(f"  log  {path}" for path in outcome.logs)]
 
 
 def crash(outcome: Outcome) -> str:
     """Return the text of a case whose code failed on another machine: its own traceback, then where to look."""
     error = outcome.result.error if outcome.result else None
     if error is None:
-        head = f"the run ended without a result: {outcome.reason.value} ({outcome.evidence or 'no further evidence'})"
-        tail = textwrap.indent(outcome.stderr.rstrip()[-4000:], "    ")
-        return "\n".join([head, *([tail] if tail else []), "", *where(outcome)])
+        return trouble(outcome)
     message = f"{error.type.removeprefix('builtins.')}: {error.message}".rstrip(": ")
     return "\n".join([message.partition("\n")[0], "", error.traceback.rstrip(), "", *where(outcome)])
 
 
 def trouble(outcome: Outcome) -> str:
-    """Return the text of a case that the machinery lost: reason, evidence, what was printed, where to look."""
+    """Return the text of a case without a result: reason, evidence, what was printed, where to look."""
     head = f"{outcome.reason.value}: {outcome.evidence or 'no further evidence'}"
-    tail = textwrap.indent((outcome.stderr or outcome.stdout).rstrip()[-4000:], "    ")
+    tail = textwrap.indent((outcome.stderr or outcome.stdout).rstrip()[-_TAIL:], "    ")
     return "\n".join([head, *([tail] if tail else []), "", *where(outcome)])

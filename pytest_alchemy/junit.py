@@ -40,23 +40,18 @@ if TYPE_CHECKING:
 
     from pytest_alchemy.junit_suites import Printed
 
-__all__ = ["JUnit", "register", "rewrite"]
-
-
-def register(config: pytest.Config) -> None:
-    """Register the rewriting, where a JUnit file was asked for and this process is the one that writes it."""
-    path = config.getoption("xmlpath", None)
-    if path and not hasattr(config, "workerinput"):
-        # now, because a test may change the working directory
-        found = Path(os.path.expandvars(path)).expanduser().absolute()
-        config.pluginmanager.register(JUnit(found), "alchemy-junit")
+__all__ = ["JUnit", "rewrite"]
 
 
 class JUnit:
-    """The plugin: remembers what cases printed and rewrites the file when pytest has written it."""
+    """Hooks that remember what cases printed and rewrite the file when pytest has written it.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    To be registered where `--junitxml` was given, except in a worker of pytest-xdist, where pytest writes none.
+    """
+
+    def __init__(self, config: pytest.Config) -> None:
+        # made absolute now, because a test may change the working directory
+        self.path = Path(os.path.expandvars(config.getoption("xmlpath"))).expanduser().absolute()
         self._printed: dict[str, Printed] = {}
         self._problem = ""
 

@@ -27,8 +27,14 @@ def add_options(parser: pytest.Parser) -> None:
     """Register the `--alchemy-*` options and the `alchemy_*` ini keys."""
     group = parser.getgroup("alchemy", "experiments as tests (pytest-alchemy)")
     option = group.addoption
-    option("--alchemy-backend", metavar="NAME", help="where cases run: local (default), slurm, or a plugin's own")
-    option("--alchemy-root", metavar="DIR", help="run root; on a cluster a directory that all nodes share (default: .alchemy)")
+    option(
+        "--alchemy-backend", metavar="NAME", help="where cases run: local (default), slurm, or a plugin's own"
+    )
+    option(
+        "--alchemy-root",
+        metavar="DIR",
+        help="run root; on a cluster a directory that all nodes share (default: .alchemy)",
+    )
     option("--alchemy-cluster", metavar="NAME", help="profile [tool.alchemy.clusters.NAME] of pyproject.toml")
     option(
         "--alchemy-resource",
@@ -37,7 +43,12 @@ def add_options(parser: pytest.Parser) -> None:
         default=[],
         help="override a resource of every case, e.g. time=2:00:00, gpus=1, partition=long; may be repeated",
     )
-    option("--alchemy-max-jobs", metavar="N", type=_positive, help="let at most N jobs of one array run at a time")
+    option(
+        "--alchemy-max-jobs",
+        metavar="N",
+        type=_positive,
+        help="let at most N jobs of one array run at a time",
+    )
     option(
         "--alchemy-max-steps",
         metavar="N",
@@ -47,8 +58,12 @@ def add_options(parser: pytest.Parser) -> None:
     parser.addini("alchemy_backend", "default of --alchemy-backend", default="local")
     parser.addini("alchemy_root", "default of --alchemy-root, relative to the rootdir", default="")
     parser.addini("alchemy_cluster", "default of --alchemy-cluster", default="")
-    parser.addini("alchemy_paths", "where experiments are collected from besides the command line", type="paths")
-    parser.addini("alchemy_local_max_steps", "like --alchemy-max-steps, for the local backend only", default="")
+    parser.addini(
+        "alchemy_paths", "where experiments are collected from besides the command line", type="paths"
+    )
+    parser.addini(
+        "alchemy_local_max_steps", "like --alchemy-max-steps, for the local backend only", default=""
+    )
 
 
 def _positive(text: str) -> int:
@@ -96,7 +111,11 @@ def _read(config: pytest.Config) -> Options:
     if root := config.getoption("alchemy_root"):
         path: Path | None = Path(config.invocation_params.dir, Path(root).expanduser())
     else:
-        path = Path(config.rootpath, Path(config.getini("alchemy_root")).expanduser()) if config.getini("alchemy_root") else None
+        path = (
+            Path(config.rootpath, Path(config.getini("alchemy_root")).expanduser())
+            if config.getini("alchemy_root")
+            else None
+        )
     return Options(
         backend=backend,
         root=path,
@@ -134,7 +153,9 @@ def find_backends(config: pytest.Config) -> Mapping[str, BackendFactory]:
             found[name] = factory
     chosen = read_options(config).backend
     if chosen not in found:
-        raise pytest.UsageError(f"--alchemy-backend: there is no backend {chosen!r}{did_you_mean(chosen, found)}")
+        raise pytest.UsageError(
+            f"--alchemy-backend: there is no backend {chosen!r}{did_you_mean(chosen, found)}"
+        )
     return found
 
 

@@ -1,8 +1,8 @@
 """Typed terms in `-k`: `-k "ctx_len=16 and not seed<100"`.
 
-Stock pytest refuses `=`, `!=`, `<` and `>` in `-k`, so giving them a meaning takes nothing away. Each typed term is
-replaced by a word no test can have, the word is put among the keywords of exactly the cases that match, and stock
-pytest evaluates the rest of the expression.
+Stock pytest refuses `=`, `!=`, `<` and `>` in `-k`, so giving them a meaning takes nothing away. Each
+typed term is replaced by a word no test can have, the word is put among the keywords of exactly the cases
+that match, and stock pytest evaluates the rest of the expression.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import operator
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 __all__ = ["Selection", "Term", "parse"]
 
@@ -19,7 +20,7 @@ _TERM = re.compile(
     r"(?P<name>[^\W\d]\w*(?:\.\w+)*)\s*(?P<op>==|!=|<=|>=|=|<|>)\s*"
     r"(?P<value>\"[^\"]*\"|'[^']*'|\([^()]*,[^()]*\)|[^\s()\"'=<>!]+)"
 )
-_ORDER: Mapping[str, Callable[[object, object], bool]] = {
+_ORDER: Mapping[str, Callable[[Any, Any], bool]] = {
     "<": operator.lt,
     "<=": operator.le,
     ">": operator.gt,
@@ -51,7 +52,9 @@ class Term:
         if self.op in {"=", "==", "!="}:
             return self._equals(value) is not (self.op == "!=")
         if not _is_number(value) or not _is_number(self.literal):
-            return isinstance(value, str) and isinstance(self.literal, str) and _ORDER[self.op](value, self.text)
+            return (
+                isinstance(value, str) and isinstance(self.literal, str) and _ORDER[self.op](value, self.text)
+            )
         return _ORDER[self.op](value, self.literal)
 
     def _equals(self, value: object) -> bool:

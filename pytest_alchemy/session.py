@@ -1,4 +1,4 @@
-"""What one pytest session with experiments knows: options, backend, plans. Made when the first one appears."""
+"""What a session with experiments knows: options, backend, plans. Made when the first one appears."""
 
 from __future__ import annotations
 
@@ -67,7 +67,9 @@ class Alchemy:
         """
         __tracebackhide__ = True
         if not isinstance(self.backend, InProcessBackend):
-            raise ConfigurationError(f"backend {self.options.backend!r} can't run a case inside the pytest process")
+            raise ConfigurationError(
+                f"backend {self.options.backend!r} can't run a case inside the pytest process"
+            )
         return self.backend.execute(plan, task)
 
 

@@ -1,7 +1,7 @@
 """Does a file declare an experiment? Decided by reading it, never by importing it.
 
-Two looks: a search for an import of `alchemy` in the bytes, which turns almost every file away for the price of
-reading it, then the syntax tree for a call of `experiment` by the name it was imported under.
+Two looks: a search for an import of `alchemy` in the bytes, which turns almost every file away for the
+price of reading it, then the syntax tree for a call of `experiment` by the name it was imported under.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 __all__ = ["declares_experiment"]
 
-_IMPORT = re.compile(rb"^[ \t]*(?:import|from)[ \t]+alchemy\b", re.MULTILINE)
+_IMPORT = re.compile(rb"^[ \t]*(?:import[ \t].*\balchemy\b|from[ \t]+alchemy\b)", re.MULTILINE)
 
 
 def declares_experiment(path: Path) -> bool:
@@ -43,7 +43,9 @@ def _calls_experiment(source: bytes) -> bool:
     functions = {
         alias.asname or alias.name
         for node in nodes
-        if isinstance(node, ast.ImportFrom) and node.module in {"alchemy", "alchemy.experiment"} and not node.level
+        if isinstance(node, ast.ImportFrom)
+        and node.module in {"alchemy", "alchemy.experiment"}
+        and not node.level
         for alias in node.names
         if alias.name in {"experiment", "*"}
     }

@@ -1,0 +1,141 @@
+"""The backend `local`: a case runs in the pytest process, with a real run directory beside it."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import alchemy_agent as agent
+from alchemy.errors import InfrastructureError
+from alchemy.execution import execute
+from alchemy.loading import find_task, fresh
+from alchemy.matrix import encode_params
+from alchemy.recorder import FileRecorder
+from alchemy.seeding import preserved
+from pytest_alchemy.options import read_options
+from pytest_alchemy.outcome import Outcome, Reason
+
+if TYPE_CHECKING:
+    import pytest
+
+    from alchemy.experiment import Task
+    from alchemy.result import Result
+    from alchemy.runspec import RunSpec
+    from pytest_alchemy.backends import Plan
+
+__all__ = ["LocalBackend", "from_config"]
+
+_EVIDENCE = "ran in the pytest process"
+
+
+def from_config(config: pytest.Config) -> LocalBackend:
+    """Make the backend for this session."""
+    options = read_options(config)
+    return LocalBackend(options.default_root, options.session)
+
+
+class LocalBackend:
+    """Runs cases one by one, each as a new attempt of its run."""
+
+    def __init__(self, root: Path, session: str) -> None:
+        self._root = root
+        self._session = session
+
+    @property
+    def root(self) -> Path:
+        """The run root."""
+        return self._root
+
+    def execute(self, plan: Plan, task: Task) -> Outcome:
+        """Run to the end; the module is executed anew, so nothing leaks from one case to the next.
+
+        Raises:
+            BaseException: Whatever the user's code raised, with its own traceback.
+            InfrastructureError: The run directory could not be written.
+        """
+        __tracebackhide__ = True
+        spec = plan.spec
+        attempt = self._open(spec)
+        started = time.monotonic()
+        reason = Reason.USER_ERROR
+        try:
+            with self._alive(attempt) as incarnation, _environment(spec, attempt), preserved():
+                with fresh(spec.code.module, spec.params) as module:
+                    fresh_task = find_task(module, spec.experiment, task.name)
+                    result = execute(fresh_task, spec, FileRecorder(attempt, incarnation))
+            reason = Reason.COMPLETED
+        except KeyboardInterrupt:
+            reason = Reason.CANCELLED
+            raise
+        except InfrastructureError:
+            reason = Reason.STORAGE
+            raise
+        finally:
+            self._conclude(attempt, reason, time.monotonic() - started)
+        return _outcome(plan, attempt, reason, result)
+
+    def _open(self, spec: RunSpec) -> agent.AttemptDir:
+        path = self._root / "jobs" / spec.run
+        try:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            run_dir = agent.RunDir(str(path))
+            if not os.path.exists(run_dir.run_json):  # noqa: PTH110
+                agent.write_record(run_dir.run_json, spec.to_record())
+            return agent.claim_attempt(run_dir, agent.next_claim(run_dir, self._session), 0)
+        except (OSError, agent.Duplicate) as error:
+            message = f"can't write the run directory {path}: {error}; choose another with --alchemy-root"
+            raise InfrastructureError(message) from error
+
+    @contextmanager
+    def _alive(self, attempt: agent.AttemptDir) -> Iterator[str]:
+        """Announce the attempt and keep its heartbeat going."""
+        try:
+            incarnation = agent.begin(attempt)
+        except OSError as error:
+            raise InfrastructureError(f"can't write {attempt.start}: {error}") from error
+        heartbeat = agent.Heartbeat(attempt, incarnation)
+        heartbeat.start()
+        try:
+            yield incarnation
+        finally:
+            heartbeat.stop()
+
+    def _conclude(self, attempt: agent.AttemptDir, reason: Reason, duration_s: float) -> None:
+        try:
+            agent.finish(attempt, 0 if reason is Reason.COMPLETED else 1, None, duration_s)
+            agent.conclude(attempt, reason.value, self._session, _EVIDENCE)
+        except OSError as error:
+            raise InfrastructureError(f"can't close the receipt in {attempt.path}: {error}") from error
+
+
+@contextmanager
+def _environment(spec: RunSpec, attempt: agent.AttemptDir) -> Iterator[None]:
+    """Set what a job on a cluster sees, for child processes and code that reads it, and put the old values back."""
+    ours = {**agent.environment(attempt), "ALCHEMY_PARAMS": json.dumps(encode_params(spec.params))}
+    before = {name: os.environ.get(name) for name in ours}
+    os.environ.update(ours)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _outcome(plan: Plan, attempt: agent.AttemptDir, reason: Reason, result: Result) -> Outcome:
+    return Outcome(
+        reason=reason,
+        run=plan.spec.run,
+        attempt=attempt.name,
+        directory=Path(attempt.run_dir.path),
+        result=result,
+        evidence=_EVIDENCE,
+        duration_s=result.duration_s,
+    )

@@ -1,0 +1,125 @@
+"""Entry point of the plugin: hooks only.
+
+Loaded in every pytest run of everybody who has the package installed, so it stays light: the SDK, paramiko
+and the like are imported when the first experiment appears (tests/unit/test_imports.py watches that).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_alchemy import discovery, hooks, options, parallel, selection
+from pytest_alchemy.summary import Summary
+
+if TYPE_CHECKING:
+    from pytest_alchemy.backends import Backend, BackendFactory
+
+_SUMMARY = pytest.StashKey[Summary]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    options.add_options(parser)
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    pluginmanager.add_hookspecs(hooks)
+
+
+def pytest_alchemy_backends(config: pytest.Config) -> Mapping[str, BackendFactory]:  # noqa: ARG001
+    return {"local": _local, "slurm": _slurm}
+
+
+def _local(config: pytest.Config) -> Backend:
+    from pytest_alchemy import local
+
+    return local.from_config(config)
+
+
+def _slurm(config: pytest.Config) -> Backend:
+    from pytest_alchemy.slurm import configure
+
+    return configure.from_config(config)
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads -n
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "alchemy(**params): parameters of an experiment's case, for -m")
+    config.stash[options.BACKENDS] = options.find_backends(config)
+    if parallel.is_worker(config):
+        parallel.configure_worker(config)
+        return
+    config.stash[_SUMMARY] = summary = Summary(config)
+    config.pluginmanager.register(summary, "alchemy-summary")
+    if options.read_options(config).backend != "local":
+        _refuse(config, "stepwise", "--stepwise needs a fixed order of tests; with a remote backend use --lf")
+    parallel.configure_controller(config)
+    if config.getoption("xmlpath", None):
+        from pytest_alchemy import junit
+
+        junit.register(config)
+
+
+def _refuse(config: pytest.Config, option: str, why: str) -> None:
+    if config.getoption(option, False):
+        raise pytest.UsageError(why)
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    chosen = options.read_options(config)
+    lines = [] if chosen.backend == "local" else [f"alchemy: backend {chosen.backend}"]
+    if ignored := parallel.ignored_workers(config):
+        lines.append(
+            f"alchemy: -n {ignored} ignored: one process dispatches all jobs (--alchemy-max-jobs limits them)"
+        )
+    return lines
+
+
+# Collecting.
+
+
+def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
+    if not discovery.is_wanted(parent.config, file_path) or parent.session.isinitpath(file_path):
+        return None  # a file named on the command line comes through pytest's own hook
+    proxy = parent.session.gethookproxy(file_path)
+    module: pytest.Collector | None = proxy.pytest_pycollect_makemodule(module_path=file_path, parent=parent)
+    return module
+
+
+def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
+    if not discovery.is_experiment(parent.config, module_path):
+        return None
+    from pytest_alchemy import reports
+    from pytest_alchemy.collect import ExperimentModule
+
+    if not parent.config.pluginmanager.is_registered(reports):
+        parent.config.pluginmanager.register(reports, "alchemy-reports")
+    module: ExperimentModule = ExperimentModule.from_parent(parent, path=module_path)
+    return module
+
+
+def pytest_pycollect_makeitem(collector: pytest.Collector, obj: object) -> Any:
+    if getattr(collector, "is_experiment_module", False):
+        from pytest_alchemy.collect import make_items
+
+        return make_items(collector, obj)  # type: ignore[arg-type]
+    return None
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Iterator[None]:
+    with selection.typed_keywords(config, items):
+        return (yield)  # type: ignore[misc]
+
+
+# Running.
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Register the loop for a remote backend, once it is known that there is something to dispatch."""
+    from pytest_alchemy import dispatch  # nothing heavy in it until there is a case
+
+    dispatch.register(session, session.config.stash.get(_SUMMARY, None))

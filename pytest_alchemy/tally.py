@@ -1,0 +1,124 @@
+"""What the reports of a session add up to, by experiment. Pure: fed with reports, asked for lines."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from pytest_alchemy.facts import CaseFacts
+
+__all__ = ["CaseRow", "ExperimentTally", "Tally"]
+
+_ROWS = 30
+"""Cases shown per experiment unless more are asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class CaseRow:
+    """One case as it stands in the summary."""
+
+    facts: CaseFacts
+    outcome: str
+    """In pytest's words: passed, failed, error, skipped, xfailed, xpassed."""
+
+    @property
+    def words(self) -> str:
+        """What became of the case, in ours."""
+        verdict = self.facts.get("verdict").lower()
+        if self.outcome == "xfailed":
+            return "refuted, as expected"
+        if self.outcome == "skipped" or not verdict:
+            return self.outcome
+        if verdict == "error":
+            return self.facts.get("reason") or "error"
+        if verdict == "supported" and self.outcome in {"failed", "xpassed"}:
+            return "supported, though expected to fail"
+        return verdict
+
+
+@dataclass(slots=True)
+class ExperimentTally:
+    """The cases of one experiment."""
+
+    name: str
+    rows: dict[str, CaseRow] = field(default_factory=dict)
+    """By node id, in order of arrival; a rerun replaces."""
+
+    def lines(self, *, limit: int | None = _ROWS) -> list[str]:
+        """Return the summary: a table of the cases, then the counts."""
+        rows = list(self.rows.values())
+        counts = Counter(row.words for row in rows)
+        shown = rows if limit is None or len(rows) <= limit else _most_telling(rows, limit)
+        lines = _table(shown)
+        if len(shown) < len(rows):
+            lines.append(f"… and {len(rows) - len(shown)} more (all with -v)")
+        lines.append(
+            f"{_count(len(rows), 'case')}: "
+            + ", ".join(f"{count} {words}" for words, count in counts.most_common())
+        )
+        return lines
+
+
+def _most_telling(rows: Sequence[CaseRow], limit: int) -> list[CaseRow]:
+    """Return failures first, then the rest, in their order."""
+    bad = [row for row in rows if row.outcome not in {"passed", "xfailed", "skipped"}]
+    return (bad + [row for row in rows if row not in bad])[:limit] if len(bad) < limit else bad[:limit]
+
+
+def _table(rows: Sequence[CaseRow]) -> list[str]:
+    criteria = list(dict.fromkeys(name for row in rows for name in row.facts.group("criterion")))
+    header = ["case", *(_criterion(rows, name) for name in criteria), "steps", "time", "verdict"]
+    body = [
+        [
+            row.facts.get("case") or row.facts.get("task"),
+            *(_value(row, name) for name in criteria),
+            row.facts.get("steps"),
+            _seconds(row.facts.get("duration_s")),
+            row.words,
+        ]
+        for row in rows
+    ]
+    widths = [max(len(line[column]) for line in [header, *body]) for column in range(len(header))]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in [header, *body]
+    ]
+
+
+def _criterion(rows: Iterable[CaseRow], name: str) -> str:
+    texts = (row.facts.group("criterion").get(name, "") for row in rows)
+    return f"{name} {next(filter(None, texts), '').partition(':')[0]}"
+
+
+def _value(row: CaseRow, name: str) -> str:
+    check = row.facts.group("criterion").get(name, "")
+    word, _, value = check.partition(": ")[2].rpartition(", ")
+    return f"{value} NO" if word == "not met" else value
+
+
+def _seconds(text: str) -> str:
+    return f"{float(text):.1f} s" if text else ""
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+class Tally:
+    """Everything reported so far."""
+
+    def __init__(self) -> None:
+        self.experiments: dict[str, ExperimentTally] = {}
+
+    def add(self, facts: CaseFacts, node: str, outcome: str) -> None:
+        """Take in the end of one case."""
+        name = facts.get("experiment")
+        tally = self.experiments.setdefault(name, ExperimentTally(name))
+        tally.rows[node] = CaseRow(facts, outcome)
+
+    def reasons(self) -> set[str]:
+        """Return the reasons for which runs of this session ended."""
+        return {
+            row.facts.get("reason") for tally in self.experiments.values() for row in tally.rows.values()
+        } - {""}

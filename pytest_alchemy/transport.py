@@ -1,0 +1,241 @@
+"""Transport: the only place where commands run and bytes move.
+
+`LocalTransport` is for a dispatcher on a machine that has Slurm's commands and the run root. The
+protocol is what a transport over SSH will keep as well, so it speaks of absolute paths in text, whole
+files and short commands, and every failure of it is a `TransportError`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import alchemy_agent
+from alchemy.errors import InfrastructureError
+
+__all__ = ["Completed", "LocalTransport", "News", "Transport", "TransportError", "command_environment"]
+
+News = Mapping[str, Mapping[str, Any]]
+"""Run id to what is new in its directory (`alchemy_agent.Scanner`)."""
+
+_NOT_FOUND = 127
+"""What a shell, and therefore sshd, answers for a program that is not there."""
+_KEPT = frozenset({"SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT"})
+_SUBMITS_OTHERWISE = frozenset({"SBATCH_ARRAY_INX", "SBATCH_WAIT"})
+_FORMATTING = ("SLURM_", "SQUEUE_", "SCANCEL_", "SCONTROL_")
+
+
+class TransportError(InfrastructureError):
+    """A file could not be moved, or the far side could not be reached."""
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """What a command left behind."""
+
+    returncode: int | None
+    """None: it was ended because it took too long; what it had printed is kept."""
+    stdout: str
+    stderr: str
+
+    @property
+    def words(self) -> str:
+        """What it said went wrong, else what it said."""
+        return self.stderr.strip() or self.stdout.strip()
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether there is no such program."""
+        return self.returncode == _NOT_FOUND
+
+
+class Transport(Protocol):
+    """Runs commands and moves bytes, here or elsewhere. Methods may be called from several threads."""
+
+    def run(self, argv: Sequence[str], *, input: bytes | None = None, timeout_s: float) -> Completed:  # noqa: A002
+        """Run a command to its end; a program that is not there answers 127."""
+
+    def exists(self, path: str) -> bool:
+        """Tell whether something has this name."""
+
+    def mkdir(self, path: str) -> None:
+        """Make a private directory and its parents, unless they are there."""
+
+    def put(self, path: str, data: bytes) -> None:
+        """Write a whole file atomically and durably."""
+
+    def create(self, path: str, record: Mapping[str, Any]) -> bool:
+        """Write a JSON record if its name is free; False if somebody else's content has it."""
+
+    def publish(self, directory: str, files: Mapping[str, bytes]) -> None:
+        """Make a directory appear with all of these files at once; one that is there already is right."""
+
+    def claim(self, run_directory: str, by: str) -> int:
+        """Take the next submission number of a run."""
+
+    def read_tail(self, path: str, limit: int) -> bytes:
+        """Return the last `limit` bytes of a file, nothing if it can't be read."""
+
+    def scan(self, runs: Sequence[str]) -> News:
+        """Return what is new in these runs' directories since the last call."""
+
+
+class LocalTransport:
+    """Runs commands and reads files on this machine."""
+
+    def __init__(self, root: Path, environ: Mapping[str, str] | None = None) -> None:
+        """Watch the run root `root`; commands get `environ`, by default this process's, made neutral."""
+        self._environ = dict(os.environ if environ is None else environ)
+        self._scanner = alchemy_agent.Scanner(str(root))
+
+    def run(self, argv: Sequence[str], *, input: bytes | None = None, timeout_s: float) -> Completed:  # noqa: A002
+        """Run a command in a session of its own: a Ctrl-C in the terminal must not kill an sbatch half way."""
+        try:
+            done = subprocess.run(
+                argv,
+                input=input if input is not None else b"",
+                capture_output=True,
+                timeout=timeout_s,
+                env=command_environment(argv[0], self._environ),
+                start_new_session=True,
+                check=False,
+            )
+        except FileNotFoundError:
+            return Completed(_NOT_FOUND, "", f"{argv[0]}: command not found")
+        except subprocess.TimeoutExpired as late:
+            return Completed(None, _text(late.stdout), _text(late.stderr))
+        except OSError as error:
+            raise TransportError(f"{argv[0]} can't be started: {error}") from error
+        return Completed(done.returncode, _text(done.stdout), _text(done.stderr))
+
+    def exists(self, path: str) -> bool:
+        """Tell whether something has this name."""
+        return os.path.lexists(path)
+
+    def mkdir(self, path: str) -> None:
+        """Make a private directory and its parents, unless they are there."""
+        with _translated(path):
+            os.makedirs(path, mode=0o700, exist_ok=True)
+
+    def put(self, path: str, data: bytes) -> None:
+        """Write a whole file atomically and durably."""
+        temporary = _beside(path)
+        with _translated(path):
+            try:
+                _write(temporary, data)
+                os.replace(temporary, path)
+            except OSError:
+                # On NFS a rename may report failure and have happened.
+                if not _holds(path, data):
+                    raise
+            finally:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(temporary)
+            _sync(os.path.dirname(path))
+
+    def create(self, path: str, record: Mapping[str, Any]) -> bool:
+        """Write a JSON record if its name is free; False if somebody else's content has it."""
+        with _translated(path):
+            return alchemy_agent.create_record(path, record)
+
+    def publish(self, directory: str, files: Mapping[str, bytes]) -> None:
+        """Build the directory beside its place and rename it; losing the race is success."""
+        temporary = _beside(directory)
+        with _translated(directory):
+            try:
+                for name, data in files.items():
+                    path = os.path.join(temporary, name)
+                    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+                    _write(path, data)
+                os.rename(temporary, directory)
+            except OSError:
+                if not os.path.isdir(directory):
+                    raise
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+            _sync(os.path.dirname(directory))
+
+    def claim(self, run_directory: str, by: str) -> int:
+        """Take the next submission number of a run."""
+        with _translated(run_directory):
+            return alchemy_agent.next_claim(alchemy_agent.RunDir(run_directory), by)
+
+    def read_tail(self, path: str, limit: int) -> bytes:
+        """Return the last `limit` bytes of a file, nothing if it can't be read."""
+        try:
+            with Path(path).open("rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(max(0, size - limit))
+                return file.read(limit)
+        except OSError:
+            return b""
+
+    def scan(self, runs: Sequence[str]) -> News:
+        """Return what is new in these runs' directories since the last call."""
+        with _translated("the run root"):
+            return self._scanner.poll(runs)
+
+
+def command_environment(program: str, environ: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment in which a command of Slurm answers in the form we read.
+
+    What formats or filters answers is taken out, and so is what a surrounding job (`salloc`) says about
+    itself, which sbatch would hand on. sbatch keeps the user's language, since its job inherits it.
+    """
+    kept = {
+        name: value
+        for name, value in environ.items()
+        if name in _KEPT or not (name.startswith(_FORMATTING) or name in _SUBMITS_OTHERWISE)
+    }
+    if program != "sbatch":
+        kept["LC_ALL"] = "C"
+        kept["SLURM_BITSTR_LEN"] = "0"  # array expressions whole, not cut after 64 bytes
+    return kept
+
+
+def _text(data: bytes | str | None) -> str:
+    return data if isinstance(data, str) else (data or b"").decode("utf-8", "replace")
+
+
+@contextlib.contextmanager
+def _translated(path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise TransportError(f"{path}: {error.strerror or error}") from error
+
+
+def _beside(path: str) -> str:
+    """Return a name nobody else uses, in the same directory, that readers ignore."""
+    parent, name = os.path.split(path)
+    return os.path.join(parent, f".{name}.{os.getpid()}.{secrets.token_hex(6)}.tmp")
+
+
+def _write(path: str, data: bytes) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    with open(fd, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(fd)
+
+
+def _holds(path: str, data: bytes) -> bool:
+    try:
+        return Path(path).read_bytes() == data
+    except OSError:
+        return False
+
+
+def _sync(directory: str) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
