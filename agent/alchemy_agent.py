@@ -36,19 +36,41 @@ Around a program that knows nothing of us:
 
 from __future__ import annotations
 
+import argparse
+import atexit
 import contextlib
 import errno
+import io
+import itertools
 import json
 import math
 import os
 import re
+import resource
+import select
+import signal
+import stat
 import sys
 import threading
 import time
 from collections import deque
-from typing import Any, Dict, Iterable, List, Mapping, NoReturn, Optional, Union
+from typing import (
+    Any,
+    Callable,
+    Container,
+    Dict,
+    Iterable,
+    Iterator,
+    List,
+    Mapping,
+    NamedTuple,
+    NoReturn,
+    Optional,
+    Union,
+)
 
 Record = Dict[str, Any]
+Handler = Callable[["Command"], Any]
 PathLike = Union[str, "os.PathLike[str]"]
 
 WIRE_VERSION = 1
@@ -212,14 +234,16 @@ def _put(path: str, data: bytes, durable: bool) -> None:
         os.close(fd)  # on NFS a full disk may show only here
 
 
-def _read(path: PathLike, limit: int) -> bytes:
-    """Read a whole file. Neither follows a link nor waits for a pipe.
+def _read(path: PathLike, limit: int, check: Optional[Callable[[os.stat_result], None]] = None) -> bytes:
+    """Read a whole file that passes `check`. Neither follows a link nor waits for a pipe.
 
     Raises:
         OSError: It can't be read, or (EFBIG) holds more than `limit` bytes.
     """
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
+        if check is not None:
+            check(os.fstat(fd))
         return _drain(fd, limit)
     finally:
         os.close(fd)
@@ -349,8 +373,8 @@ def _attempts_in_order(names: Iterable[str]) -> List[str]:
 # --- Attempts: claims and receipts -----------------------------------------------------------------
 
 
-class Duplicate(Exception):  # noqa: N818 (a circumstance to leave quietly on, not an error)
-    """Somebody else already runs this attempt."""
+class Duplicate(Exception):
+    """Somebody else already runs this attempt: a reason to leave quietly, not an error."""
 
 
 def claim_attempt(run_dir: RunDir, k: int, restarts: int) -> AttemptDir:
@@ -567,3 +591,634 @@ def _number(value: Any) -> Union[int, float, None]:
         return float(value)
     except Exception:  # noqa: BLE001 (a foreign type's own error; an observation never stops training)
         return None
+
+
+# --- Commands: a mailbox; each letter is taken once and answered -----------------------------------
+
+_BY_TOOL = re.compile(r"([0-9]{1,18})-([A-Za-z0-9][A-Za-z0-9._-]{0,99})\.json", re.ASCII)
+_UNFIT = {
+    errno.ELOOP: "it is a symbolic link",
+    errno.ENXIO: "it is not a regular file",
+    errno.EACCES: "it can't be read: permission denied",
+    errno.EFBIG: f"it holds more than {COMMAND_BYTES} bytes",
+}
+
+
+class Command(NamedTuple):
+    """Something to do: `op` with `args`, absolute values and never changes relative to what is."""
+
+    op: str
+    id: str
+    args: Record
+    file: str
+
+
+class _Refused(Exception):
+    """The letter will not be executed; the text says why."""
+
+
+class Mailbox:
+    """The run's `commands/` and `ack/`, as one process uses them.
+
+    Args:
+        attempt: For which commands are taken.
+        stop: Called for `graceful_stop` where no handler wants it, after it was acknowledged.
+        step: Returns the step that stands in the acknowledgement.
+    """
+
+    def __init__(
+        self, attempt: AttemptDir, stop: Callable[[], None], step: Callable[[], Optional[int]]
+    ) -> None:
+        self._attempt, self._stop, self._step = attempt, stop, step
+        self._directory, self._ack = attempt.run_dir.commands, attempt.run_dir.ack
+        self._unfinished: Dict[str, bytes] = {}  # empty or malformed letters, as the last poll found them
+
+    def poll(self, handlers: Mapping[str, Handler], leave: Container[str] = ()) -> List[Command]:
+        """Take the letters that lie there, execute and acknowledge each; return the commands among them.
+
+        By hand (`<op>.json`) comes first, then by tool (`<seq>-<id>.json`) in order of seq. Ops in
+        `leave` are left to another process. Never raises OSError: what can't be read now is read later.
+        """
+        commands = []
+        for name in self._names():
+            try:
+                command = self._examine(name)
+            except _Refused as refusal:
+                if self._take(name):
+                    self._answer(_unopened(name), "refused", str(refusal))
+                continue
+            if command is None or command.op in leave or not self._take(name):
+                continue
+            # The same letter sent again, because its answer was late: the answer stands.
+            if _BY_TOOL.fullmatch(name) and os.path.lexists(os.path.join(self._ack, name)):
+                continue
+            self._execute(command, handlers.get(command.op))
+            commands.append(command)
+        return commands
+
+    def _names(self) -> List[str]:
+        try:
+            names = [n for n in os.listdir(self._directory) if n.endswith(".json") and n[0] != "."]
+        except OSError:
+            return []
+        self._unfinished = {name: data for name, data in self._unfinished.items() if name in names}
+        return sorted(names, key=_place)
+
+    def _examine(self, name: str) -> Optional[Command]:
+        """Open a letter; None if it isn't there (any more) or may still be being written."""
+        try:
+            data = _read(os.path.join(self._directory, name), COMMAND_BYTES, self._check)
+        except OSError as error:
+            if error.errno in _UNFIT:
+                raise _Refused(_UNFIT[error.errno]) from None
+            return None
+        try:
+            return _parse(name, data)
+        except ValueError as error:
+            if self._unfinished.get(name) != data:
+                self._unfinished[name] = data
+                return None
+            if not data and not _BY_TOOL.fullmatch(name):  # `touch commands/graceful_stop.json`
+                return _unopened(name)
+            raise _Refused(f"it can't be understood: {error}") from None
+
+    def _check(self, status: os.stat_result) -> None:
+        if not stat.S_ISREG(status.st_mode):
+            raise _Refused(_UNFIT[errno.ENXIO])
+        # Where a server maps user ids, our own files may seem to be somebody's, like the directory.
+        if status.st_uid not in (os.geteuid(), os.stat(self._directory).st_uid):
+            raise _Refused(f"it belongs to user {status.st_uid}, the run to user {os.geteuid()}")
+
+    def _take(self, name: str) -> bool:
+        """Move a letter to this attempt; False if another process was quicker."""
+        target = next(path for path in _numbered(self._attempt.claimed, name) if not os.path.lexists(path))
+        try:
+            _make_directory(self._attempt.claimed)
+            os.rename(os.path.join(self._directory, name), target)
+        except OSError:
+            return os.path.lexists(target)  # on NFS an error doesn't prove that nothing was moved
+        return True
+
+    def _execute(self, command: Command, handler: Optional[Handler]) -> None:
+        if handler is not None:
+            try:
+                self._answer(command, "applied", "", handler(command))
+            except Exception as error:  # noqa: BLE001 (a bug in a handler must not end the training)
+                self._answer(command, "failed", f"{type(error).__name__}: {error}")
+        elif command.op == GRACEFUL_STOP:
+            self._answer(command, "applied", "SIGTERM sent")
+            self._stop()
+        else:
+            self._answer(command, "unsupported", f"the training announced no handler for {command.op!r}")
+
+    def _answer(self, command: Command, outcome: str, why: str, result: Any = None) -> None:
+        record: Record = {"id": command.id, "op": command.op, "outcome": outcome, "why": why}
+        record.update(step=self._step(), attempt=self._attempt.name, time=_now())
+        try:
+            dumps({"result": result})
+            record.update(result=result) if result is not None else None
+        except (TypeError, ValueError):
+            pass
+        try:
+            _make_directory(self._ack)
+            next(path for path in _numbered(self._ack, command.file) if create_record(path, record))
+        except OSError as error:
+            _warn(f"the answer to {command.file} ({outcome}) could not be written: {error}")
+
+
+def _place(name: str) -> tuple[int, str]:
+    match = _BY_TOOL.fullmatch(name)
+    return (int(match[1]), name) if match else (-1, name)
+
+
+def _unopened(name: str) -> Command:
+    match, stem = _BY_TOOL.fullmatch(name), name[: -len(".json")]
+    return Command("", match[2], {}, name) if match else Command(stem, stem, {}, name)
+
+
+def _parse(name: str, data: bytes) -> Command:
+    """Read a letter; raises ValueError with the reason why it can't be a command."""
+    command, body = _unopened(name), loads(data)
+    if not _BY_TOOL.fullmatch(name):
+        return command._replace(args=body)
+    op, args = body.get("op"), body.get("args", {})
+    if not isinstance(op, str) or not isinstance(args, dict):
+        raise ValueError('wanted {"op": "name", "args": {...}}')  # noqa: TRY004 (the data is wrong, not the caller)
+    return command._replace(op=op, args=args)
+
+
+def _numbered(directory: str, name: str) -> Iterator[str]:
+    """Yield paths for the name x.json: x.json, x-2.json, x-3.json and so on."""
+    yield os.path.join(directory, name)
+    for number in itertools.count(2):
+        yield os.path.join(directory, f"{name[: -len('.json')]}-{number}.json")
+
+
+# --- Two lines in a training loop ------------------------------------------------------------------
+
+
+def report_progress(
+    step: int, total: Optional[int] = None, metrics: Optional[Mapping[str, Any]] = None
+) -> None:
+    """Say how far the training is; cheap enough for every step (written five times a second at most)."""
+    here = _here()
+    if here is not None:
+        here.report(int(step), total, metrics, time.monotonic())
+
+
+def check_commands(handlers: Optional[Mapping[str, Handler]] = None) -> List[Command]:
+    """Execute waiting commands and return them; cheap enough for every step (looks once a second).
+
+    Args:
+        handlers: What to call for which op. Its return value, if it is JSON, stands in the
+            acknowledgement; its exception makes the command `failed`, and the training goes on.
+            Without a handler `graceful_stop` becomes a SIGTERM, and other ops are `unsupported`.
+    """
+    here = _here()
+    return here.check(handlers or {}, time.monotonic()) if here is not None else []
+
+
+class _Here:
+    """What this process is to its run, found from the environment at the first call."""
+
+    def __init__(self, attempt: AttemptDir) -> None:
+        rank = os.environ.get("RANK", "0")  # torchrun's; of several processes only one may be a writer
+        self.rank = int(rank) if rank.isdigit() else 0
+        incarnation = (read_record(attempt.start) or {}).get("incarnation") or os.urandom(16).hex()
+        self._progress = Progress(attempt, str(incarnation), self.rank)
+        self._mailbox = Mailbox(attempt, lambda: os.kill(os.getpid(), signal.SIGTERM), lambda: self._step)
+        self._handles = os.path.join(attempt.rank(0), "handles.json")
+        self._poll_s = _seconds("ALCHEMY_COMMAND_POLL_S", COMMAND_POLL_S)
+        self._announced: Optional[List[str]] = None
+        self._step: Optional[int] = None
+        self._reported = self._polled = -math.inf
+
+    def report(
+        self, step: int, total: Optional[int], metrics: Optional[Mapping[str, Any]], now: float
+    ) -> None:
+        self._step = step
+        last = total is not None and step >= total - 1
+        if last or now - self._reported >= PROGRESS_S:
+            self._reported = now
+            self._progress.report(step, total, metrics, now)
+
+    def check(self, handlers: Mapping[str, Handler], now: float) -> List[Command]:
+        if self.rank or now - self._polled < self._poll_s:
+            return []
+        self._polled, ops = now, sorted(handlers)
+        if ops != self._announced:  # so that the wrapper leaves these to us
+            self._announced = ops
+            with contextlib.suppress(OSError):
+                _make_directory(os.path.dirname(self._handles))
+                write_record(self._handles, {"ops": ops}, durable=False)
+        return self._mailbox.poll(handlers)
+
+
+_known: Dict[tuple[str, ...], Optional[_Here]] = {}
+
+
+def _here() -> Optional[_Here]:
+    if not os.environ.get(TASK_ID):
+        return None
+    key = tuple(os.environ.get(name, "") for name in (TASK_ID, JOB_DIR, ATTEMPT))
+    if key not in _known:
+        _known[key] = _find_here(*key)
+    return _known[key]
+
+
+def _find_here(task_id: str, job_dir: str, name: str) -> Optional[_Here]:
+    try:
+        run = RunDir(job_dir) if job_dir else None
+        attempt = None if run is None else run.attempt(name) if name else run.latest()
+    except (OSError, ValueError) as error:
+        _warn(f"{error}")
+        attempt = None
+    if attempt is None:
+        _warn(f"{TASK_ID}={task_id}, but no attempt is running in {JOB_DIR}={job_dir!r}: nothing is reported")
+        return None
+    return _Here(attempt)
+
+
+def _seconds(variable: str, default: float) -> float:
+    text = os.environ.get(variable, "")
+    try:
+        value = float(text) if text else default
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{variable}={text!r}: a number of seconds is wanted, such as {default}")
+    return value
+
+
+# --- Supervisor: one parent, one child, no threads --------------------------------------------------
+
+_FORWARDED = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT, signal.SIGQUIT)
+
+
+def supervise(child: Callable[[], int], attempt: AttemptDir, heartbeat_s: Optional[float] = None) -> int:
+    """Fork, run `child` there, and keep the attempt's records until it ends.
+
+    Must be called from the main thread of a process without others. Signals go on to the child.
+
+    Returns:
+        The exit code, or minus the number of the signal that ended the child.
+
+    Raises:
+        OSError: `start.json` can't be written, or no process be made; the child has not run then.
+    """
+    beat_s = heartbeat_s or _seconds("ALCHEMY_HEARTBEAT_S", HEARTBEAT_S)
+    poll_s = _seconds("ALCHEMY_COMMAND_POLL_S", COMMAND_POLL_S)
+    heartbeat = Heartbeat(attempt, begin(attempt), beat_s)
+    with _Signals() as signals:
+        started = time.monotonic()
+        pid = signals.fork(child)
+        mailbox = Mailbox(attempt, lambda: os.kill(pid, signal.SIGTERM), lambda: _last_step(attempt))
+        chores = [(beat_s, heartbeat.beat), (poll_s, lambda: mailbox.poll({}, _childs_ops(attempt)))]
+        status = _watch(pid, signals, chores)
+        duration = time.monotonic() - started
+    try:
+        finish(attempt, None if status < 0 else status, -status if status < 0 else None, duration)
+    except OSError as error:
+        _warn(f"{attempt.exit} could not be written: {error}")
+    return status
+
+
+def run_forked(attempt: AttemptDir, child: Callable[[], int]) -> int:
+    """Supervise `child` in a fork of this interpreter, its output in the attempt's two log files."""
+
+    def redirected() -> int:
+        os.environ.update(environment(attempt))
+        for path, fd in ((attempt.stdout, 1), (attempt.stderr, 2)):
+            log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
+            os.dup2(log, fd)
+            os.close(log)
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(line_buffering=True)  # a killed job has shown all whole lines
+        return child()
+
+    return supervise(redirected, attempt)
+
+
+def pass_on(status: int) -> int:
+    """End as the child did: return its exit code, or die of the same signal."""
+    if status >= 0:
+        return status
+    _flush()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    with contextlib.suppress(OSError, ValueError):  # SIGKILL has no handler to reset
+        signal.signal(-status, signal.SIG_DFL)
+    os.kill(os.getpid(), -status)
+    return 128 - status  # process 1 of a container doesn't die of signals: as a shell says it
+
+
+class _Signals:
+    """Turns signals into bytes to wait for, from before the fork on, so that none is lost."""
+
+    def __enter__(self) -> _Signals:  # noqa: PYI034 (typing.Self needs a newer Python)
+        self._readable, self._writable = os.pipe()
+        os.set_blocking(self._readable, False)
+        os.set_blocking(self._writable, False)
+        self._old_fd = signal.set_wakeup_fd(self._writable, warn_on_full_buffer=False)
+        # What was ignored before us (nohup) stays so, here and in the child.
+        caught = [s for s in _FORWARDED if signal.getsignal(s) is not signal.SIG_IGN]
+        self._old = {s: signal.signal(s, lambda *_: None) for s in (*caught, signal.SIGCHLD)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for signum, handler in self._old.items():
+            signal.signal(signum, handler or signal.SIG_DFL)
+        signal.set_wakeup_fd(self._old_fd)
+        os.close(self._readable)
+        os.close(self._writable)
+
+    def fork(self, child: Callable[[], int]) -> int:
+        """Start a process that runs `child` and ends; return its id."""
+        _flush()
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, self._old)
+        try:
+            pid = os.fork()
+            if pid == 0:
+                self._be_child(child, mask)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        return pid
+
+    def wait(self, timeout_s: float) -> bytes:
+        """Return the numbers of signals that came, after at most `timeout_s`."""
+        select.select([self._readable], [], [], max(0.0, timeout_s))
+        try:
+            return os.read(self._readable, 4096)
+        except BlockingIOError:
+            return b""
+
+    def _be_child(self, child: Callable[[], int], mask: Iterable[int]) -> NoReturn:
+        status = 1
+        try:
+            self.__exit__()
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            status = child()
+        except SystemExit as leave:
+            status = leave.code if isinstance(leave.code, int) else 0 if leave.code is None else 1
+        except KeyboardInterrupt:
+            status = -signal.SIGINT
+        except BaseException:  # noqa: BLE001 (no exception may climb into the parent's frames)
+            sys.excepthook(*sys.exc_info())
+        finally:
+            # As multiprocessing ends its children: what the child registered runs, the parent's frames don't.
+            threading._shutdown()  # type: ignore[attr-defined]  # noqa: SLF001
+            atexit._run_exitfuncs()  # noqa: SLF001
+            _flush()
+            os._exit(pass_on(status) & 0xFF)
+
+
+def _watch(pid: int, signals: _Signals, chores: List[tuple[float, Callable[[], Any]]]) -> int:
+    now = time.monotonic()
+    due = [now, now + chores[1][0]]  # a first heartbeat at once; the child may announce its handlers first
+    while True:
+        for index, (period, chore) in enumerate(chores):
+            if now >= due[index]:
+                chore()
+                due[index] = now + period
+        for signum in signals.wait(min(due) - time.monotonic()):
+            if signum != signal.SIGCHLD and not (signum in _FROM_KEYBOARD and _terminal_delivers()):
+                os.kill(pid, signum)
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            return -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+        now = time.monotonic()
+
+
+_FROM_KEYBOARD = (signal.SIGINT, signal.SIGQUIT)
+
+
+def _terminal_delivers() -> bool:
+    """Whether our process group is a terminal's foreground: then Ctrl-C has reached the child without us."""
+    try:
+        fd = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return os.tcgetpgrp(fd) == os.getpgrp()
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+
+
+def _childs_ops(attempt: AttemptDir) -> List[str]:
+    ops = (read_record(os.path.join(attempt.rank(0), "handles.json")) or {}).get("ops")
+    return ops if isinstance(ops, list) else []
+
+
+def _last_step(attempt: AttemptDir) -> Optional[int]:
+    return (read_record(os.path.join(attempt.rank(0), "progress.json")) or {}).get("step")
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # None, broken, closed
+            stream.flush()
+
+
+# --- Wrapper: python alchemy_agent.py -- python train.py --------------------------------------------
+
+
+def main(argv: Optional[List[str]] = None) -> int:
+    """Run a command under supervision; return what it returns, die as it dies."""
+    options, command = _arguments(sys.argv[1:] if argv is None else argv)
+    if os.environ.get(TASK_ID) and os.environ.get(ATTEMPT):
+        return _become(command)  # somebody above us supervises this attempt already
+    try:
+        attempt = _attempt_of(options.job_dir, command)
+        os.environ.update(environment(attempt), PYTHONPATH=_python_path())
+        return pass_on(supervise(lambda: _become(command), attempt, options.interval))
+    except Duplicate as duplicate:
+        _warn(f"{duplicate}; leaving it to that process")
+        return 0
+    except (OSError, ValueError) as error:
+        _warn(f"{error}; nothing was started")
+        return os.EX_CANTCREAT
+
+
+def _arguments(argv: List[str]) -> tuple[argparse.Namespace, List[str]]:
+    parser = argparse.ArgumentParser(
+        prog="alchemy_agent",
+        usage="python alchemy_agent.py [--job-dir DIR] [--interval SECONDS] -- COMMAND [ARGUMENT ...]",
+        description="Run a command, write its heartbeat and take commands for it, as a run directory.",
+    )
+    parser.add_argument(
+        "--job-dir",
+        metavar="DIR",
+        help="run directory (default: .alchemy/jobs/wrapped-<Slurm job id or uuid>)",
+    )
+    parser.add_argument(
+        "--interval", metavar="SECONDS", type=float, help=f"between heartbeats (default: {HEARTBEAT_S:g})"
+    )
+    end = argv.index("--") if "--" in argv else len(argv)
+    options, command = parser.parse_args(argv[:end]), argv[end + 1 :]
+    if not command:
+        parser.error("a command is missing: put it after --")
+    if options.interval is not None and not 0 < options.interval < math.inf:
+        parser.error("--interval wants a positive number of seconds")
+    return options, command
+
+
+def _become(command: List[str]) -> int:
+    """Become `command`, or return what a shell would: 127 if it isn't there, 126 if it can't run."""
+    for signum in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them; a program expects the default
+        signal.signal(signum, signal.SIG_DFL)
+    try:
+        os.execvp(command[0], command)  # noqa: S606 (argv, and no shell)
+    except OSError as error:
+        _warn(f"can't run {command[0]}: {error.strerror}")
+        return 127 if error.errno in (errno.ENOENT, errno.ENOTDIR) else 126
+
+
+def _attempt_of(job_dir: Optional[str], command: List[str]) -> AttemptDir:
+    """Claim an attempt of the run that option or environment names, else of a run of our own."""
+    restarts = int(os.environ.get("SLURM_RESTART_COUNT") or 0)
+    directory = job_dir or os.environ.get(JOB_DIR)
+    description = {"argv": command, "cwd": os.getcwd()}
+    if directory or os.environ.get(TASK_ID):
+        run = RunDir(directory or os.path.join(".alchemy", "jobs", os.environ[TASK_ID]))
+        _make_directory(run.path)
+        create_record(run.run_json, {"run": run.name, **description})
+    else:
+        run = _own_run(description, restarts)
+        _warn(f"run directory {run.path}")
+    started = max([run.attempt(name).k for name in run.attempt_names()], default=0)
+    if started and restarts:
+        return claim_attempt(run, started, restarts)
+    claimed = _highest_claim(run)
+    return claim_attempt(
+        run, claimed if claimed > started else next_claim(run, f"wrapper on {_host()}"), restarts
+    )
+
+
+def _own_run(description: Record, restarts: int) -> RunDir:
+    """Make a run named after the Slurm job; further commands of the same job are numbered."""
+    rank = os.environ.get("SLURM_PROCID") or "0"
+    job = os.environ.get("SLURM_JOB_ID") or os.urandom(6).hex()
+    name = f"wrapped-{job}" if rank == "0" else f"wrapped-{job}-rank{rank}"
+    for number in itertools.count(1):
+        run = RunDir(os.path.join(".alchemy", "jobs", name if number == 1 else f"{name}-{number}"))
+        _make_directory(os.path.dirname(run.path))
+        try:
+            os.mkdir(run.path, 0o700)
+        except FileExistsError:
+            there = read_record(run.run_json) or {}
+            if restarts and there.get("argv") == description["argv"]:
+                return run
+            continue
+        create_record(run.run_json, {"run": run.name, **description})
+        return run
+    raise AssertionError  # count() has no end
+
+
+def _highest_claim(run: RunDir) -> int:
+    try:
+        names = os.listdir(run.claims)
+    except FileNotFoundError:
+        return 0
+    return max([int(name[:-5]) for name in names if re.fullmatch(r"[0-9]{1,9}\.json", name)], default=0)
+
+
+def _python_path() -> str:
+    """Return PYTHONPATH with this file's directory last, so that the child can `import alchemy_agent`."""
+    here, path = os.path.dirname(os.path.abspath(__file__)), os.environ.get("PYTHONPATH", "")
+    # Installed, it is found anyway, and its neighbours may be wrong for the child's interpreter.
+    if os.path.basename(here) in ("site-packages", "dist-packages"):
+        return path
+    return os.pathsep.join(filter(None, (path, here)))
+
+
+# --- Scanner: the news of many runs at once ---------------------------------------------------------
+
+_ONCE = ("start", "exit", "result", "close")
+_MOVING = ("heartbeat", "progress")
+
+
+class Scanner:
+    """Reads what runs say, for a poller: two listings per run, and records only where they may be new."""
+
+    def __init__(self, root: PathLike) -> None:
+        self._jobs = os.path.join(os.path.abspath(root), "jobs")
+        self._views: Dict[str, _View] = {}
+
+    def poll(self, run_ids: Iterable[str]) -> Dict[str, Record]:
+        """Return the news since the last poll, by run; a run without news is missing.
+
+        Keys: `attempt` (a new highest one; all that was said before is void), `start`, `exit`, `result`,
+        `close` (once each), `heartbeat`, `progress` (when they moved), `problem` (this time the run could
+        not be read, which says nothing about the run). All of it is JSON.
+        """
+        news: Dict[str, Record] = {}
+        for run in run_ids:
+            view = self._views.get(run)
+            if view is None:
+                view = self._views[run] = _View(os.path.join(self._jobs, run))
+            said = view.poll()
+            if said:
+                news[run] = said
+        return news
+
+
+class _View:
+    """What the scanner knows of one run."""
+
+    __slots__ = ("_attempts", "_key", "_last", "_missing", "_path")
+
+    def __init__(self, path: str) -> None:
+        self._attempts = os.path.join(path, "attempts")
+        self._path = ""
+        self._key = (0, 0)
+        self._missing = set(_ONCE)
+        self._last: Dict[str, tuple[bytes, Any, Any]] = {}
+
+    def poll(self) -> Record:
+        news: Record = {}
+        try:
+            names = _attempts_in_order(os.listdir(self._attempts))
+            if names:
+                self._turn_to(names[-1], news)
+                self._read_attempt(news)
+        except FileNotFoundError:
+            pass  # not started, or not visible yet
+        except OSError as error:
+            news["problem"] = f"{type(error).__name__}: {error}"
+        return news
+
+    def _turn_to(self, name: str, news: Record) -> None:
+        match = _ATTEMPT_NAME.fullmatch(name)
+        key = (int(match[1]), int(match[2])) if match else (0, 0)
+        if key > self._key:  # a stale listing may show an older one
+            self._key, self._path = key, os.path.join(self._attempts, name)
+            self._missing, self._last = set(_ONCE), {}
+            news["attempt"] = name
+
+    def _read_attempt(self, news: Record) -> None:
+        present, running = os.listdir(self._path), "exit" in self._missing
+        for name in [n for n in _ONCE if n in self._missing and n + ".json" in present]:
+            record = read_record(os.path.join(self._path, name + ".json"))
+            if record is not None:
+                news[name] = record
+                self._missing.discard(name)
+        if running and "ranks" in present:  # and once more in the poll that finds the exit
+            for name in _MOVING:
+                self._read_moving(name, news)
+
+    def _read_moving(self, name: str, news: Record) -> None:
+        try:
+            data = _read(f"{self._path}/ranks/0/{name}.json", RECORD_BYTES)
+            last, incarnation, seq = self._last.get(name, (b"", None, -1))
+            record = loads(data) if data != last else {}
+        except (FileNotFoundError, ValueError):
+            return
+        if record and (record.get("incarnation") != incarnation or record.get("seq", -1) > seq):
+            self._last[name] = (data, record.get("incarnation"), record.get("seq", -1))
+            news[name] = record
+
+
+if __name__ == "__main__":
+    sys.exit(main())
