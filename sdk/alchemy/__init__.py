@@ -11,6 +11,7 @@
 Without a framework around it the file trains as plain Python, and nothing is written.
 """
 
+from alchemy.context import Context
 from alchemy.errors import AlchemyError, ConfigurationError, InfrastructureError, MissingParameter
 from alchemy.experiment import Experiment, Task, experiment
 from alchemy.params import param
@@ -19,6 +20,7 @@ from alchemy.resources import Resources
 __all__ = [
     "AlchemyError",
     "ConfigurationError",
+    "Context",
     "Experiment",
     "InfrastructureError",
     "MissingParameter",

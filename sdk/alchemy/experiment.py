@@ -146,7 +146,6 @@ class Experiment:
         Raises:
             ConfigurationError: Names the task and what can't be meant.
         """
-
         __tracebackhide__ = True
 
         def declare(function: Function) -> Task:

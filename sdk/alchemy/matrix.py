@@ -1,20 +1,15 @@
-"""The variable space of an experiment: axes of values, expanded to cases with readable, unique ids.
-
-An id such as `ctx_len=16-seed=42` stands in pytest's node id. It can be read in one way only: a str that
-would read as something else (a number, `True`, a text with `=` or a comma) stands in quotes, and what a node
-id can't hold (space, brackets, `/`, `::`, control characters) is percent-encoded as in a URL.
-"""
+"""The variable space of an experiment: axes of values, expanded to cases with readable, unique ids."""
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, product, repeat
 from typing import Any, NoReturn, TypeAlias
 
 from alchemy.errors import ConfigurationError
+from alchemy.labels import slug, text_of_id, text_of_value
 
 __all__ = [
     "Axis",
@@ -33,14 +28,9 @@ Value: TypeAlias = "bool | int | float | str | tuple[Value, ...] | dict[str, Val
 
 MAX_CASES = 1_000_000
 _MAX_DEPTH = 16
-_MAX_TEXT = 80
+_MAX_SHOWN = 80
 # What every JSON writer in use keeps exactly; orjson refuses anything larger.
 _MIN_INT, _MAX_INT = -(2**63), 2**64 - 1
-
-_UNFIT_FOR_NODE_ID = re.compile(r"[\s%/\[\]']|::")
-_NEEDS_QUOTES = re.compile(r"[=,(){}']|^$")
-_PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_.+:-]*", re.ASCII)
-_UNFIT_FOR_FILE_NAME = re.compile(r"(?:%[0-9A-F]{2}|[^A-Za-z0-9._=+-])+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,16 +110,6 @@ def decode_params(record: Mapping[str, Any]) -> dict[str, Value]:
     return {name: _decode(value) for name, value in record.items()}
 
 
-def slug(text: str, limit: int = 80) -> str:
-    """Return `text` as part of a file name: only `[A-Za-z0-9._=+-]`, not starting with `-` or `.`.
-
-    Args:
-        text: Anything; two texts may get the same slug.
-        limit: Longest result, in characters.
-    """
-    return _UNFIT_FOR_FILE_NAME.sub("_", text).lstrip("-.")[:limit] or "_"
-
-
 def _encode(value: Value) -> Any:
     if isinstance(value, tuple):
         return [_encode(each) for each in value]
@@ -156,9 +136,9 @@ def _parse_axis(name: object, values: object) -> Axis:
         raise ConfigurationError(
             f"matrix axis {name!r} is empty: give it at least one value, or leave it out"
         )
-    texts = [_text(value) for value, _, _ in found]
+    texts = [text_of_value(value) for value, _, _ in found]
     shown = [
-        text if given is None else _str_text(given) for text, (_, given, _) in zip(texts, found, strict=True)
+        text if given is None else text_of_id(given) for text, (_, given, _) in zip(texts, found, strict=True)
     ]
     _refuse_duplicates(name, texts, "has the value {} twice: one case is enough")
     _refuse_duplicates(name, shown, "has the id {} twice: ids tell its values apart")
@@ -290,66 +270,6 @@ def _refuse_duplicates(axis: str, texts: Sequence[str], message: str) -> None:
         seen.add(text)
 
 
-def _text(value: Value) -> str:
-    """Return the value as it stands in an id; different values have different texts."""
-    return _fitting(_whole_text(value))
-
-
-def _whole_text(value: Value) -> str:
-    if isinstance(value, str):
-        return _str_text(value)
-    if isinstance(value, tuple):
-        return f"({','.join(map(_whole_text, value))})"
-    if isinstance(value, dict):
-        # Sorted, since equal dicts are one value in whatever order they were written.
-        return f"{{{','.join(f'{_str_text(key)}={_whole_text(value[key])}' for key in sorted(value))}}}"
-    return repr(value)
-
-
-def _str_text(text: str) -> str:
-    return f"'{_escape(text)}'" if _reads_as_something_else(text) else _quoted(text)
-
-
-def _quoted(text: str) -> str:
-    """Return a text in the characters of a node id, in quotes if it could be read as several parts."""
-    escaped = _escape(text)
-    return f"'{escaped}'" if _NEEDS_QUOTES.search(text) else escaped
-
-
-def _reads_as_something_else(text: str) -> bool:
-    """Whether a str, without quotes, would be taken for a number, a bool or None."""
-    if text.lower() in {"true", "false", "none"}:
-        return True
-    for read in (float, lambda text: int(text, 0)):
-        try:
-            read(text)
-        except ValueError:
-            continue
-        return True
-    return False
-
-
-def _escape(text: str) -> str:
-    if _PLAIN.fullmatch(text) and "::" not in text:
-        return text
-    text = _UNFIT_FOR_NODE_ID.sub(lambda match: _percent(match.group()), text)
-    return "".join(char if char.isprintable() else _percent(char) for char in text)
-
-
-def _percent(text: str) -> str:
-    return "".join(f"%{byte:02X}" for byte in text.encode("utf-8", "surrogatepass"))
-
-
-def _fitting(text: str) -> str:
-    """Cut a long text; its digest keeps it apart from others, and no quote or bracket is left open."""
-    if len(text) <= _MAX_TEXT:
-        return text
-    import hashlib  # deferred: loads OpenSSL, and few ids are long
-
-    head = re.sub(r"[=,(){}']+", "_", text[: _MAX_TEXT // 2])
-    return f"{head}~{hashlib.sha256(text.encode()).hexdigest()[:12]}"
-
-
 def _is_unicode(text: str) -> bool:
     try:
         text.encode()
@@ -365,4 +285,4 @@ def _kind(value: object) -> str:
 
 def _brief(value: object) -> str:
     shown = repr(value)
-    return shown if len(shown) <= _MAX_TEXT else f"{shown[: _MAX_TEXT - 1]}…"
+    return shown if len(shown) <= _MAX_SHOWN else f"{shown[: _MAX_SHOWN - 1]}…"
