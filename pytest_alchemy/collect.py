@@ -214,8 +214,28 @@ class CaseItem(pytest.Item):
         """Return our own text for what we raise on purpose, whose first line says it all, else the traceback."""
         if isinstance(excinfo.value, (CriteriaRefuted, CaseCrashed, CaseLost)):
             return str(excinfo.value)
-        return super().repr_failure(excinfo, style)
+        chosen = style or self.config.getoption("tbstyle")
+        if self.config.getoption("fulltrace") or not isinstance(chosen, str):
+            return super().repr_failure(excinfo, style)
+        return excinfo.getrepr(
+            style="long" if chosen == "auto" else chosen,
+            showlocals=self.config.getoption("showlocals"),
+            tbfilter=lambda info: _from_file_on(info, self.path, shorten=chosen == "auto"),
+            truncate_locals=self.config.get_verbosity() <= 1,
+        )
+
 
     def reportinfo(self) -> tuple[Path, int, str]:
         """Return file, line of the task's function and name, as pytest asks for them."""
         return self.path, self.task.fn.__code__.co_firstlineno - 1, self.name
+
+
+def _from_file_on(excinfo: pytest.ExceptionInfo[BaseException], path: Path, *, shorten: bool) -> Any:
+    """Cut the frames that lead to the user's file; show the first and last at length, as pytest does."""
+    frames = excinfo.traceback.cut(path=path).filter(excinfo)
+    last = len(frames) - 1
+    if not shorten:
+        return frames
+    return type(frames)(
+        frame if index in {0, last} else frame.with_repr_style("short") for index, frame in enumerate(frames)
+    )

@@ -58,9 +58,9 @@ def pytest_configure(config: pytest.Config) -> None:
         _refuse(config, "stepwise", "--stepwise needs a fixed order of tests; with a remote backend use --lf")
     parallel.configure_controller(config)
     if config.getoption("xmlpath", None):
-        from pytest_alchemy import junit
+        from pytest_alchemy.junit import JUnit
 
-        junit.register(config)
+        config.pluginmanager.register(JUnit(config), "alchemy-junit")
 
 
 def _refuse(config: pytest.Config, option: str, why: str) -> None:
