@@ -36,7 +36,6 @@ Around a program that knows nothing of us:
 
 from __future__ import annotations
 
-import argparse
 import atexit
 import contextlib
 import errno
@@ -97,11 +96,7 @@ GRACEFUL_STOP = "graceful_stop"
 
 
 def dumps(record: Mapping[str, Any]) -> bytes:
-    """Return compact UTF-8 JSON and a newline; non-finite floats become "NaN", "Infinity", "-Infinity".
-
-    Raises:
-        TypeError: A value is not JSON.
-    """
+    """Return compact UTF-8 JSON and a newline; non-finite floats become "NaN", "Infinity", "-Infinity"."""
     try:
         text = _encode(dict(record))
     except ValueError:
@@ -111,11 +106,7 @@ def dumps(record: Mapping[str, Any]) -> bytes:
 
 
 def loads(data: bytes) -> Record:
-    """Read one JSON object.
-
-    Raises:
-        ValueError: Not an object, not strict JSON (NaN, Infinity, 1e999), a key given twice, too deep.
-    """
+    """Read one JSON object; ValueError if it is none, holds NaN or 1e999, has a key twice, is too deep."""
     try:
         value = _decode(data.decode("utf-8"))
     except RecursionError:
@@ -173,8 +164,7 @@ def read_record(path: PathLike, limit: int = RECORD_BYTES) -> Optional[Record]:
 def write_record(path: PathLike, record: Mapping[str, Any], durable: bool = True) -> None:
     """Write a record atomically, private to its owner; `durable` waits until it would survive a power loss.
 
-    Raises:
-        OSError: It is not there. (On NFS an error doesn't prove that: it is read back first.)
+    On NFS an error doesn't prove failure, so it is read back; OSError means that it is not there.
     """
     path = os.fspath(path)
     data, temporary = _versioned(record), _temporary(path)
@@ -190,11 +180,7 @@ def write_record(path: PathLike, record: Mapping[str, Any], durable: bool = True
 
 
 def create_record(path: PathLike, record: Mapping[str, Any]) -> bool:
-    """Write a record if its name is free, durably; return False if somebody else's content has the name.
-
-    Raises:
-        OSError: It could not be written, and nobody has the name.
-    """
+    """Write a record, durably, if its name is free; False if somebody else's content has the name."""
     path = os.fspath(path)
     data, temporary = _versioned(record), _temporary(path)
     try:
@@ -235,29 +221,19 @@ def _put(path: str, data: bytes, durable: bool) -> None:
 
 
 def _read(path: PathLike, limit: int, check: Optional[Callable[[os.stat_result], None]] = None) -> bytes:
-    """Read a whole file that passes `check`. Neither follows a link nor waits for a pipe.
-
-    Raises:
-        OSError: It can't be read, or (EFBIG) holds more than `limit` bytes.
-    """
+    """Read a whole file that passes `check`, EFBIG beyond `limit`; follows no link, waits for no pipe."""
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         if check is not None:
             check(os.fstat(fd))
-        return _drain(fd, limit)
+        data = more = os.read(fd, limit + 1)
+        while more and len(data) <= limit:
+            more = os.read(fd, limit + 1 - len(data))
+            data += more
     finally:
         os.close(fd)
-
-
-def _drain(fd: int, limit: int) -> bytes:
-    data = os.read(fd, limit + 1)
-    while data and len(data) <= limit:
-        more = os.read(fd, limit + 1 - len(data))
-        if not more:
-            return data
-        data += more
-    if data:
-        raise OSError(errno.EFBIG, f"more than {limit} bytes")
+    if len(data) > limit:
+        raise OSError(errno.EFBIG, f"more than {limit} bytes", os.fspath(path))
     return data
 
 
@@ -306,30 +282,18 @@ class RunDir:
         self.checkpoints = os.path.join(self.path, "checkpoints")
 
     def attempt(self, name: str) -> AttemptDir:
-        """Return the paths of the attempt called `name`, such as `1-r0`.
-
-        Raises:
-            ValueError: No attempt is called so.
-        """
+        """Return the paths of the attempt called `name`, such as `1-r0`; ValueError if none can be."""
         return AttemptDir(os.path.join(self.attempts, name))
 
     def attempt_names(self) -> List[str]:
-        """Return the names of all attempts, oldest first; none if nothing was started.
-
-        Raises:
-            OSError: The directory can't be read.
-        """
+        """Return the names of all attempts, oldest first; none if nothing was started."""
         try:
             return _attempts_in_order(os.listdir(self.attempts))
         except FileNotFoundError:
             return []
 
     def latest(self) -> Optional[AttemptDir]:
-        """Return the highest attempt, None if nothing was started.
-
-        Raises:
-            OSError: The directory can't be read.
-        """
+        """Return the highest attempt, None if nothing was started."""
         names = self.attempt_names()
         return self.attempt(names[-1]) if names else None
 
@@ -340,10 +304,9 @@ class AttemptDir:
     def __init__(self, path: PathLike) -> None:
         self.path = os.path.abspath(path)
         self.name = os.path.basename(self.path)
-        match = _ATTEMPT_NAME.fullmatch(self.name)
-        if match is None:
+        self.k, self.restarts = _numbers(self.name)
+        if not self.k:
             raise ValueError(f"{self.name!r} is not the name of an attempt; they look like '1-r0'")
-        self.k, self.restarts = int(match[1]), int(match[2])
         self.run_dir = RunDir(os.path.dirname(os.path.dirname(self.path)))
         self.start = os.path.join(self.path, "start.json")
         self.exit = os.path.join(self.path, "exit.json")
@@ -365,9 +328,13 @@ def attempt_name(k: int, restarts: int) -> str:
     return f"{k}-r{restarts}"
 
 
+def _numbers(name: str) -> tuple[int, int]:
+    match = _ATTEMPT_NAME.fullmatch(name)
+    return (int(match[1]), int(match[2])) if match else (0, 0)
+
+
 def _attempts_in_order(names: Iterable[str]) -> List[str]:
-    matches = [match for match in map(_ATTEMPT_NAME.fullmatch, names) if match]
-    return [match[0] for match in sorted(matches, key=lambda match: (int(match[1]), int(match[2])))]
+    return sorted(filter(_ATTEMPT_NAME.fullmatch, names), key=_numbers)
 
 
 # --- Attempts: claims and receipts -----------------------------------------------------------------
@@ -378,12 +345,7 @@ class Duplicate(Exception):
 
 
 def claim_attempt(run_dir: RunDir, k: int, restarts: int) -> AttemptDir:
-    """Make the attempt's directory, which makes it ours, and the mailbox of the run.
-
-    Raises:
-        Duplicate: The directory is there already.
-        OSError: It can't be made.
-    """
+    """Make the attempt's directory, so that it is ours, and the run's mailbox; `Duplicate` if it is taken."""
     attempt = run_dir.attempt(attempt_name(k, restarts))
     for directory in (run_dir.attempts, run_dir.commands, run_dir.ack):
         _make_directory(directory)
@@ -395,11 +357,7 @@ def claim_attempt(run_dir: RunDir, k: int, restarts: int) -> AttemptDir:
 
 
 def next_claim(run_dir: RunDir, by: str) -> int:
-    """Take the smallest free submission number, 1 or more; `by` names the taker for people.
-
-    Raises:
-        OSError: The claim can't be written.
-    """
+    """Take the smallest free submission number, 1 or more; `by` names the taker for people."""
     _make_directory(run_dir.claims)
     claim, k = {"by": by, "time": _now(), "nonce": os.urandom(8).hex()}, 1
     while not create_record(os.path.join(run_dir.claims, f"{k}.json"), claim):
@@ -408,11 +366,7 @@ def next_claim(run_dir: RunDir, by: str) -> int:
 
 
 def begin(attempt: AttemptDir) -> str:
-    """Write `start.json`; return the incarnation, a fresh name of this process for its heartbeats.
-
-    Raises:
-        OSError: It can't be written.
-    """
+    """Write `start.json`; return the incarnation, a fresh name of this process for its heartbeats."""
     incarnation = os.urandom(16).hex()
     record = _signed(attempt, incarnation)
     record.update(
@@ -428,22 +382,14 @@ def begin(attempt: AttemptDir) -> str:
 
 
 def finish(attempt: AttemptDir, code: Optional[int], signum: Optional[int], duration_s: float) -> None:
-    """Write `exit.json`: the exit code, or the signal that ended the process; the other one is None.
-
-    Raises:
-        OSError: It can't be written.
-    """
+    """Write `exit.json`: the exit code, or the signal that ended the process; the other one is None."""
     record = _signed(attempt)
     record.update(code=code, signal=signum, time=_now(), duration_s=round(duration_s, 6))
     write_record(attempt.exit, record)
 
 
 def conclude(attempt: AttemptDir, reason: str, by: str, evidence: str) -> bool:
-    """Write `close.json`, the last word on an attempt; return False if it was spoken by somebody else.
-
-    Raises:
-        OSError: It can't be written.
-    """
+    """Write `close.json`, the last word on an attempt; return False if somebody else spoke it."""
     record = _signed(attempt)
     record.update(reason=reason, by=by, evidence=evidence, time=_now())
     return create_record(attempt.close, record)
@@ -485,50 +431,45 @@ def _warn(text: str) -> None:
 
 
 class _Observation:
-    """One small record of one rank, replaced again and again."""
+    """One small record of one rank, replaced again and again; `lost` counts the writes that failed."""
 
-    def __init__(self, attempt: AttemptDir, incarnation: str, rank: int, name: str) -> None:
-        self.attempt = attempt
-        self.seq = 0
-        self.lost = 0
-        self._incarnation = incarnation
-        self._directory = attempt.rank(rank)
-        self._own = os.path.join(self._directory, name)
-        self._for_people = os.path.join(attempt.run_dir.path, name) if rank == 0 else None
+    _file: str
 
-    def write(self, fields: Mapping[str, Any]) -> None:
+    def __init__(self, attempt: AttemptDir, incarnation: str, rank: int) -> None:
+        self.lost = self.seq = 0
+        self._attempt, self._incarnation = attempt, incarnation
+        self._own = os.path.join(attempt.rank(rank), self._file)
+        self._for_people = os.path.join(attempt.run_dir.path, self._file) if rank == 0 else ""
+
+    def _write(self, **fields: Any) -> None:
         self.seq += 1
-        record = {**_signed(self.attempt, self._incarnation), "seq": self.seq, **fields, "time": _now()}
+        record = {**_signed(self._attempt, self._incarnation), "seq": self.seq, **fields, "time": _now()}
         try:
             if self.seq == 1 or self.lost:
-                _make_directory(self._directory)
+                _make_directory(os.path.dirname(self._own))
             write_record(self._own, record, durable=False)
-            names = self.attempt.run_dir.attempt_names() if self._for_people else ()
-            if self._for_people and names and names[-1] == self.attempt.name:
+            if self._for_people and self._attempt.run_dir.attempt_names()[-1:] == [self._attempt.name]:
                 write_record(self._for_people, record, durable=False)
         except OSError:
             self.lost += 1
 
 
-class Heartbeat:
-    """Says every `interval_s` seconds that the process lives; beats that can't be written are counted."""
+class Heartbeat(_Observation):
+    """Says every `interval_s` seconds that the process lives."""
+
+    _file = "heartbeat.json"
 
     def __init__(
         self, attempt: AttemptDir, incarnation: str, interval_s: float = HEARTBEAT_S, rank: int = 0
     ) -> None:
+        super().__init__(attempt, incarnation, rank)
         self.interval_s = interval_s
-        self._observation = _Observation(attempt, incarnation, rank, "heartbeat.json")
         self._stopped = threading.Event()
         self._thread: Optional[threading.Thread] = None
 
-    @property
-    def lost(self) -> int:
-        """How many beats could not be written."""
-        return self._observation.lost
-
     def beat(self) -> None:
         """Write one beat, now."""
-        self._observation.write({"interval_s": self.interval_s, "host": _host(), "pid": os.getpid()})
+        self._write(interval_s=self.interval_s, host=_host(), pid=os.getpid())
 
     def start(self) -> None:
         """Beat now, and then from a background thread until `stop`."""
@@ -542,24 +483,20 @@ class Heartbeat:
         self._stopped.set()
         if self._thread is not None:
             self._thread.join()
-            self._thread = None
 
     def _run(self) -> None:
         while not self._stopped.wait(self.interval_s):
             self.beat()
 
 
-class Progress:
-    """Says how far the training is. `.lost` counts the reports that could not be written."""
+class Progress(_Observation):
+    """Says how far the training is."""
+
+    _file = "progress.json"
 
     def __init__(self, attempt: AttemptDir, incarnation: str, rank: int = 0) -> None:
-        self._observation = _Observation(attempt, incarnation, rank, "progress.json")
+        super().__init__(attempt, incarnation, rank)
         self._window: deque[tuple[float, int]] = deque(maxlen=256)
-
-    @property
-    def lost(self) -> int:
-        """How many reports could not be written."""
-        return self._observation.lost
 
     def report(
         self, step: int, total: Optional[int], metrics: Optional[Mapping[str, Any]], now_monotonic: float
@@ -571,7 +508,7 @@ class Progress:
         rate = self._rate(step, now_monotonic)
         eta = max(total - 1 - step, 0) / rate if rate and total is not None else None
         values = {str(name): _number(value) for name, value in (metrics or {}).items()}
-        self._observation.write({"step": step, "total": total, "rate": rate, "eta_s": eta, "metrics": values})
+        self._write(step=step, total=total, rate=rate, eta_s=eta, metrics=values)
 
     def _rate(self, step: int, now: float) -> Optional[float]:
         window = self._window
@@ -637,7 +574,7 @@ class Mailbox:
         """Take the letters that lie there, execute and acknowledge each; return the commands among them.
 
         By hand (`<op>.json`) comes first, then by tool (`<seq>-<id>.json`) in order of seq. Ops in
-        `leave` are left to another process. Never raises OSError: what can't be read now is read later.
+        `leave` are another process's. What can't be read now is read later: no OSError.
         """
         commands = []
         for name in self._names():
@@ -703,6 +640,9 @@ class Mailbox:
         if handler is not None:
             try:
                 self._answer(command, "applied", "", handler(command))
+            except SystemExit:
+                self._answer(command, "applied", "the training ends")
+                raise
             except Exception as error:  # noqa: BLE001 (a bug in a handler must not end the training)
                 self._answer(command, "failed", f"{type(error).__name__}: {error}")
         elif command.op == GRACEFUL_STOP:
@@ -714,11 +654,8 @@ class Mailbox:
     def _answer(self, command: Command, outcome: str, why: str, result: Any = None) -> None:
         record: Record = {"id": command.id, "op": command.op, "outcome": outcome, "why": why}
         record.update(step=self._step(), attempt=self._attempt.name, time=_now())
-        try:
-            dumps({"result": result})
-            record.update(result=result) if result is not None else None
-        except (TypeError, ValueError):
-            pass
+        with contextlib.suppress(TypeError, ValueError):  # no JSON, no result
+            record.update(loads(dumps({"result": result} if result is not None else {})))
         try:
             _make_directory(self._ack)
             next(path for path in _numbered(self._ack, command.file) if create_record(path, record))
@@ -763,7 +700,7 @@ def report_progress(
     """Say how far the training is; cheap enough for every step (written five times a second at most)."""
     here = _here()
     if here is not None:
-        here.report(int(step), total, metrics, time.monotonic())
+        here.report(int(step), None if total is None else int(total), metrics, time.monotonic())
 
 
 def check_commands(handlers: Optional[Mapping[str, Handler]] = None) -> List[Command]:
@@ -828,15 +765,15 @@ def _here() -> Optional[_Here]:
 
 def _find_here(task_id: str, job_dir: str, name: str) -> Optional[_Here]:
     try:
-        run = RunDir(job_dir) if job_dir else None
-        attempt = None if run is None else run.attempt(name) if name else run.latest()
-    except (OSError, ValueError) as error:
-        _warn(f"{error}")
-        attempt = None
-    if attempt is None:
-        _warn(f"{TASK_ID}={task_id}, but no attempt is running in {JOB_DIR}={job_dir!r}: nothing is reported")
-        return None
-    return _Here(attempt)
+        run = RunDir(job_dir or os.path.join(".alchemy", "jobs", task_id))
+        attempt = run.attempt(name) if name else run.latest()
+        if attempt is not None:
+            return _Here(attempt)
+        why = "nobody started an attempt; `python alchemy_agent.py -- ...` does"
+    except OSError as error:
+        why = str(error)
+    _warn(f"nothing is reported to {run.path}: {why}")
+    return None
 
 
 def _seconds(variable: str, default: float) -> float:
@@ -856,15 +793,11 @@ _FORWARDED = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, sig
 
 
 def supervise(child: Callable[[], int], attempt: AttemptDir, heartbeat_s: Optional[float] = None) -> int:
-    """Fork, run `child` there, and keep the attempt's records until it ends.
+    """Fork, run `child` there, keep the attempt's records until it ends; return how it ended.
 
-    Must be called from the main thread of a process without others. Signals go on to the child.
-
-    Returns:
-        The exit code, or minus the number of the signal that ended the child.
-
-    Raises:
-        OSError: `start.json` can't be written, or no process be made; the child has not run then.
+    To be called from the main thread of a process without others. Signals go on to the child.
+    The answer is the exit code, or minus the number of the signal that ended the child.
+    OSError means that the child did not run: `start.json` could not be written, or no process be made.
     """
     beat_s = heartbeat_s or _seconds("ALCHEMY_HEARTBEAT_S", HEARTBEAT_S)
     poll_s = _seconds("ALCHEMY_COMMAND_POLL_S", COMMAND_POLL_S)
@@ -960,10 +893,9 @@ class _Signals:
             status = child()
         except SystemExit as leave:
             status = leave.code if isinstance(leave.code, int) else 0 if leave.code is None else 1
-        except KeyboardInterrupt:
-            status = -signal.SIGINT
-        except BaseException:  # noqa: BLE001 (no exception may climb into the parent's frames)
-            sys.excepthook(*sys.exc_info())
+        except BaseException as error:  # noqa: BLE001 (nothing may climb into the parent's frames)
+            sys.excepthook(type(error), error, error.__traceback__)
+            status = -signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
         finally:
             # As multiprocessing ends its children: what the child registered runs, the parent's frames don't.
             threading._shutdown()  # type: ignore[attr-defined]  # noqa: SLF001
@@ -994,16 +926,9 @@ _FROM_KEYBOARD = (signal.SIGINT, signal.SIGQUIT)
 
 def _terminal_delivers() -> bool:
     """Whether our process group is a terminal's foreground: then Ctrl-C has reached the child without us."""
-    try:
-        fd = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        return os.tcgetpgrp(fd) == os.getpgrp()
-    except OSError:
-        return False
-    finally:
-        os.close(fd)
+    with contextlib.suppress(OSError), open("/dev/tty", "rb", buffering=0) as terminal:
+        return os.tcgetpgrp(terminal.fileno()) == os.getpgrp()
+    return False
 
 
 def _childs_ops(attempt: AttemptDir) -> List[str]:
@@ -1026,13 +951,13 @@ def _flush() -> None:
 
 def main(argv: Optional[List[str]] = None) -> int:
     """Run a command under supervision; return what it returns, die as it dies."""
-    options, command = _arguments(sys.argv[1:] if argv is None else argv)
+    job_dir, interval_s, command = _arguments(sys.argv[1:] if argv is None else argv)
     if os.environ.get(TASK_ID) and os.environ.get(ATTEMPT):
         return _become(command)  # somebody above us supervises this attempt already
     try:
-        attempt = _attempt_of(options.job_dir, command)
+        attempt = _attempt_of(job_dir, command)
         os.environ.update(environment(attempt), PYTHONPATH=_python_path())
-        return pass_on(supervise(lambda: _become(command), attempt, options.interval))
+        return pass_on(supervise(lambda: _become(command), attempt, interval_s))
     except Duplicate as duplicate:
         _warn(f"{duplicate}; leaving it to that process")
         return 0
@@ -1041,19 +966,19 @@ def main(argv: Optional[List[str]] = None) -> int:
         return os.EX_CANTCREAT
 
 
-def _arguments(argv: List[str]) -> tuple[argparse.Namespace, List[str]]:
+def _arguments(argv: List[str]) -> tuple[Optional[str], Optional[float], List[str]]:
+    import argparse  # only the wrapper needs it
+
     parser = argparse.ArgumentParser(
         prog="alchemy_agent",
         usage="python alchemy_agent.py [--job-dir DIR] [--interval SECONDS] -- COMMAND [ARGUMENT ...]",
-        description="Run a command, write its heartbeat and take commands for it, as a run directory.",
+        description="Run a command; write its heartbeat and take commands for it in a run directory.",
     )
     parser.add_argument(
-        "--job-dir",
-        metavar="DIR",
-        help="run directory (default: .alchemy/jobs/wrapped-<Slurm job id or uuid>)",
+        "--job-dir", help="run directory (default: .alchemy/jobs/wrapped-<Slurm job id or uuid>)"
     )
     parser.add_argument(
-        "--interval", metavar="SECONDS", type=float, help=f"between heartbeats (default: {HEARTBEAT_S:g})"
+        "--interval", type=float, help=f"seconds between heartbeats (default: {HEARTBEAT_S:g})"
     )
     end = argv.index("--") if "--" in argv else len(argv)
     options, command = parser.parse_args(argv[:end]), argv[end + 1 :]
@@ -1061,7 +986,7 @@ def _arguments(argv: List[str]) -> tuple[argparse.Namespace, List[str]]:
         parser.error("a command is missing: put it after --")
     if options.interval is not None and not 0 < options.interval < math.inf:
         parser.error("--interval wants a positive number of seconds")
-    return options, command
+    return options.job_dir, options.interval, command
 
 
 def _become(command: List[str]) -> int:
@@ -1087,13 +1012,9 @@ def _attempt_of(job_dir: Optional[str], command: List[str]) -> AttemptDir:
     else:
         run = _own_run(description, restarts)
         _warn(f"run directory {run.path}")
-    started = max([run.attempt(name).k for name in run.attempt_names()], default=0)
-    if started and restarts:
-        return claim_attempt(run, started, restarts)
-    claimed = _highest_claim(run)
-    return claim_attempt(
-        run, claimed if claimed > started else next_claim(run, f"wrapper on {_host()}"), restarts
-    )
+    latest = run.latest()
+    k = latest.k if latest and restarts else next_claim(run, f"wrapper on {_host()}")
+    return claim_attempt(run, k, restarts)
 
 
 def _own_run(description: Record, restarts: int) -> RunDir:
@@ -1114,14 +1035,6 @@ def _own_run(description: Record, restarts: int) -> RunDir:
         create_record(run.run_json, {"run": run.name, **description})
         return run
     raise AssertionError  # count() has no end
-
-
-def _highest_claim(run: RunDir) -> int:
-    try:
-        names = os.listdir(run.claims)
-    except FileNotFoundError:
-        return 0
-    return max([int(name[:-5]) for name in names if re.fullmatch(r"[0-9]{1,9}\.json", name)], default=0)
 
 
 def _python_path() -> str:
@@ -1190,10 +1103,8 @@ class _View:
         return news
 
     def _turn_to(self, name: str, news: Record) -> None:
-        match = _ATTEMPT_NAME.fullmatch(name)
-        key = (int(match[1]), int(match[2])) if match else (0, 0)
-        if key > self._key:  # a stale listing may show an older one
-            self._key, self._path = key, os.path.join(self._attempts, name)
+        if _numbers(name) > self._key:  # a stale listing may show an older one
+            self._key, self._path = _numbers(name), os.path.join(self._attempts, name)
             self._missing, self._last = set(_ONCE), {}
             news["attempt"] = name
 
