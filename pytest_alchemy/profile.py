@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from alchemy.errors import ConfigurationError
@@ -19,7 +19,7 @@ from pytest_alchemy.slurm.submission import check_option
 if sys.version_info >= (3, 11):
     import tomllib
 else:
-    import tomli as tomllib
+    import tomli as tomllib  # type: ignore[import-not-found, unused-ignore]
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,11 +46,11 @@ class Profile:
     """Interpreter of the jobs; None: the one that runs pytest."""
     setup: tuple[str, ...] = ()
     """Shell lines before the interpreter starts, such as `module load cuda`. Trusted."""
-    resources: Resources = Resources()
+    resources: Resources = field(default_factory=Resources)
     """Defaults, for what an experiment does not say."""
-    override: Resources = Resources()
+    override: Resources = field(default_factory=Resources)
     """What holds here whatever an experiment says."""
-    limits: Resources = Resources()
+    limits: Resources = field(default_factory=Resources)
     """More than this is an error."""
     options: tuple[str, ...] = ()
     """Further options of sbatch, one `--key=value` each."""
@@ -83,8 +83,8 @@ def effective(profile: Profile, experiment: Resources, command_line: Resources) 
         value = wished.given().get(name)
         if value is not None and _amount(name, value) > _amount(name, limit):
             raise ConfigurationError(
-                f"{name}={value} is asked for, but cluster {profile.name!r} allows {name}={limit}; ask for less, "
-                f"or raise the limit in [tool.alchemy.clusters.{profile.name}.limits]"
+                f"{name}={value} is asked for, but cluster {profile.name!r} allows {name}={limit}; ask for "
+                f"less, or raise the limit in [tool.alchemy.clusters.{profile.name}.limits]"
             )
     return wished
 
@@ -170,7 +170,7 @@ def _minutes(time: str) -> float:
     parts = [int(part) for part in rest.split(":")]
     if dash:
         hours, minutes, seconds = (*parts, 0, 0)[:3]
-    elif len(parts) == 3:  # noqa: PLR2004 (H:M:S)
+    elif len(parts) == 3:
         hours, minutes, seconds = parts
     else:
         hours, (minutes, seconds) = 0, (*parts, 0)[:2]

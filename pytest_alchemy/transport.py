@@ -96,7 +96,7 @@ class LocalTransport:
         self._scanner = alchemy_agent.Scanner(str(root))
 
     def run(self, argv: Sequence[str], *, input: bytes | None = None, timeout_s: float) -> Completed:  # noqa: A002
-        """Run a command in a session of its own: a Ctrl-C in the terminal must not kill an sbatch half way."""
+        """Run a command in a session of its own: Ctrl-C in the terminal must not kill an sbatch half way."""
         try:
             done = subprocess.run(
                 argv,
@@ -122,23 +122,22 @@ class LocalTransport:
     def mkdir(self, path: str) -> None:
         """Make a private directory and its parents, unless they are there."""
         with _translated(path):
-            os.makedirs(path, mode=0o700, exist_ok=True)
+            _make(Path(path))
 
     def put(self, path: str, data: bytes) -> None:
         """Write a whole file atomically and durably."""
-        temporary = _beside(path)
+        target, temporary = Path(path), _beside(path)
         with _translated(path):
             try:
                 _write(temporary, data)
-                os.replace(temporary, path)
+                temporary.replace(target)
             except OSError:
                 # On NFS a rename may report failure and have happened.
-                if not _holds(path, data):
+                if not _holds(target, data):
                     raise
             finally:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(temporary)
-            _sync(os.path.dirname(path))
+                temporary.unlink(missing_ok=True)
+            _sync(target.parent)
 
     def create(self, path: str, record: Mapping[str, Any]) -> bool:
         """Write a JSON record if its name is free; False if somebody else's content has it."""
@@ -147,20 +146,19 @@ class LocalTransport:
 
     def publish(self, directory: str, files: Mapping[str, bytes]) -> None:
         """Build the directory beside its place and rename it; losing the race is success."""
-        temporary = _beside(directory)
+        target, temporary = Path(directory), _beside(directory)
         with _translated(directory):
             try:
                 for name, data in files.items():
-                    path = os.path.join(temporary, name)
-                    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-                    _write(path, data)
-                os.rename(temporary, directory)
+                    _make((temporary / name).parent)
+                    _write(temporary / name, data)
+                temporary.rename(target)
             except OSError:
-                if not os.path.isdir(directory):
+                if not target.is_dir():
                     raise
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
-            _sync(os.path.dirname(directory))
+            _sync(target.parent)
 
     def claim(self, run_directory: str, by: str) -> int:
         """Take the next submission number of a run."""
@@ -212,28 +210,32 @@ def _translated(path: str) -> Iterator[None]:
         raise TransportError(f"{path}: {error.strerror or error}") from error
 
 
-def _beside(path: str) -> str:
+def _make(directory: Path) -> None:
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def _beside(path: str) -> Path:
     """Return a name nobody else uses, in the same directory, that readers ignore."""
-    parent, name = os.path.split(path)
-    return os.path.join(parent, f".{name}.{os.getpid()}.{secrets.token_hex(6)}.tmp")
+    target = Path(path)
+    return target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(6)}.tmp")
 
 
-def _write(path: str, data: bytes) -> None:
+def _write(path: Path, data: bytes) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    with open(fd, "wb") as file:
+    with os.fdopen(fd, "wb") as file:
         file.write(data)
         file.flush()
         os.fsync(fd)
 
 
-def _holds(path: str, data: bytes) -> bool:
+def _holds(path: Path, data: bytes) -> bool:
     try:
-        return Path(path).read_bytes() == data
+        return path.read_bytes() == data
     except OSError:
         return False
 
 
-def _sync(directory: str) -> None:
+def _sync(directory: Path) -> None:
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(fd)

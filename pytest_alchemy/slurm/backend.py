@@ -1,0 +1,83 @@
+"""The Slurm backend: what the loop sees of submitter and watcher."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Collection, Sequence
+from queue import SimpleQueue
+from typing import TYPE_CHECKING
+
+from pytest_alchemy.slurm.submitter import Submitter
+from pytest_alchemy.slurm.watcher import Cancel, Close, Submit, Watcher
+from pytest_alchemy.transport import LocalTransport
+
+if TYPE_CHECKING:
+    from pytest_alchemy.backends import Plan
+    from pytest_alchemy.events import Event
+    from pytest_alchemy.slurm.settings import SlurmSettings
+    from pytest_alchemy.transport import Transport
+
+__all__ = ["SlurmBackend"]
+
+_ALIVE_S = 0.5
+"""How often a waiting `submit` makes sure that somebody works on it."""
+
+
+class SlurmBackend:
+    """Runs cases as tasks of Slurm job arrays; a `RemoteBackend`."""
+
+    def __init__(self, settings: SlurmSettings, transport: Transport | None = None) -> None:
+        """Prepare; nothing is started or written before `check` and `submit`."""
+        self._settings = settings
+        transport = transport or LocalTransport(settings.root)
+        self._submitter = Submitter(settings, transport)
+        self._watcher = Watcher(settings, transport, self._submitter)
+
+    def check(self, plans: Sequence[Plan]) -> None:
+        """Fail before anything is submitted.
+
+        Raises:
+            ConfigurationError: The root can't be written, Slurm does not answer, a limit is exceeded …
+        """
+        self._submitter.check(plans)
+
+    def submit(self, plans: Sequence[Plan]) -> None:
+        """Submit all of them and return; what Slurm refuses comes back as Finished.
+
+        The worker does it, so a Ctrl-C here never cuts an sbatch in two.
+        """
+        if not self._watcher.is_alive():
+            self._watcher.start()
+        request = Submit(tuple(plans))
+        self._watcher.inbox.put(request)
+        while not request.done.wait(_ALIVE_S) and self._watcher.is_alive():
+            pass
+
+    def events(self) -> SimpleQueue[Event]:
+        """Return the queue on which news of every submitted run arrives, each run's Finished exactly once."""
+        return self._watcher.events
+
+    def cancel(self, runs: Collection[str], *, pending_only: bool = False) -> None:
+        """Ask Slurm to end these runs (with `pending_only`, those not started); their Finished follows."""
+        if self._watcher.is_alive():
+            self._watcher.inbox.put(Cancel(frozenset(runs), pending_only))
+
+    def how_to_return(self) -> list[str]:
+        """Return lines for a person who leaves while runs live on."""
+        jobs = self._watcher.jobs
+        if not jobs:
+            return []
+        numbers = [job.number for job in jobs]
+        clusters = sorted({job.cluster for job in jobs if job.cluster})
+        where = [f"--clusters={','.join(clusters)}"] if clusters else []
+        return [
+            f"the jobs live on in Slurm; their files are in {self._settings.root}/jobs",
+            f"see them with:  {shlex.join(['squeue', *where, '--jobs=' + ','.join(numbers)])}",
+            f"end them with:  {shlex.join(['scancel', *where, *numbers])}",
+        ]
+
+    def close(self) -> None:
+        """Stop watching. Runs live on."""
+        if self._watcher.is_alive():
+            self._watcher.inbox.put(Close())
+            self._watcher.join(self._settings.knobs.close_s)

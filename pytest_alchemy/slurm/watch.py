@@ -1,0 +1,342 @@
+"""What the signs mean: files of a run, rows of squeue and time, turned into events and conclusions.
+
+Pure functions over a frozen state, one per run. The rules: files are the truth, Slurm is the second
+witness, and what is missing is unknown until both have been silent for long enough. Times are the
+caller's monotonic clock, in seconds.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from alchemy.result import Result
+from pytest_alchemy.events import Notice, Progressed, Queued, Started
+from pytest_alchemy.outcome import Reason
+
+if TYPE_CHECKING:
+    from pytest_alchemy.slurm.settings import Knobs
+    from pytest_alchemy.slurm.squeue import JobId, Row, Sighting
+
+__all__ = ["Conclusion", "Pace", "RunState", "Stirred", "conclude", "hear", "read_result", "sight", "silence"]
+
+_QUIET_POLLS = 3
+"""Readable scans without a beat that a stall takes at least, besides the time."""
+_BEATS = 3
+"""A heartbeat slower than usual is missed only after so many of its own intervals."""
+
+Record: TypeAlias = Mapping[str, Any]
+News: TypeAlias = Queued | Started | Progressed | Notice
+
+
+@dataclass(frozen=True, slots=True)
+class Conclusion:
+    """Why a run ended and what says so."""
+
+    reason: Reason
+    evidence: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunState:
+    """One run as far as this session knows it."""
+
+    run: str
+    claim: int
+    """Its submission number; attempts of lower ones are history."""
+    key: str
+    """Name of its submission."""
+    job: JobId
+    index: int
+    submitted: float
+    attempt: str | None = None
+    start: Record | None = None
+    exit: Record | None = None
+    result: Record | None = None
+    beat: Record | None = None
+    started: float | None = None
+    """When start.json was first seen."""
+    ended: float | None = None
+    """When exit.json was first seen."""
+    moved: float = 0.0
+    """When its files last said something new."""
+    quiet_polls: int = 0
+    stalled: bool = False
+    row: Row | None = None
+    """squeue's last row of it."""
+    sighted: float | None = None
+    """When that row was read."""
+    over: float | None = None
+    """When squeue first called it ended."""
+    absent: float | None = None
+    """Since when squeue, while healthy, does not list it."""
+    siblings: bool = False
+    """Whether squeue still lists others of its array."""
+    cancelling: bool = False
+    """Whether this session asked for its end."""
+
+    @property
+    def task(self) -> str:
+        """Slurm's name for it, such as `12_3`."""
+        return self.job.task(self.index)
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether it is known to have started: an attempt exists, or Slurm gave it a node."""
+        return self.attempt is not None or (self.row is not None and bool(self.row.host))
+
+    @property
+    def needs_word(self) -> bool:
+        """Whether squeue should be asked soon: it ended without a result, or its end was asked for."""
+        return self.cancelling or (self.exit is not None and self.result is None)
+
+
+@dataclass(frozen=True, slots=True)
+class Stirred:
+    """A state after news, with what to tell the world."""
+
+    state: RunState
+    events: tuple[News, ...] = ()
+    lively: bool = False
+    """Whether a run began or ended, or Slurm changed its word: more is likely to follow soon."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """When something is next due: soon after news, then less and less often."""
+
+    fast_s: float
+    slow_s: float
+    due: float
+    interval_s: float = 0.0
+
+    def hurry(self, now: float) -> Pace:
+        """Start over with the shortest interval; never later than already due."""
+        return replace(self, interval_s=self.fast_s, due=min(self.due, now + self.fast_s))
+
+    def done(self, now: float, cap_s: float, *, floor_s: float = 0.0) -> Pace:
+        """Return the pace after a round that ended at `now`.
+
+        The interval doubles, up to `cap_s` (the fastest after a lively round, the slowest after a quiet
+        one), but is never below `floor_s`.
+        """
+        interval = max(self.fast_s, min(2 * self.interval_s, cap_s, self.slow_s), floor_s)
+        return replace(self, interval_s=interval, due=now + interval)
+
+
+def hear(state: RunState, news: Record, now: float) -> Stirred:
+    """Take in what a scan found new in the run's directory."""
+    attempt = news.get("attempt")
+    if isinstance(attempt, str) and attempt != state.attempt:
+        state = _new_attempt(state, attempt)
+    if state.attempt is None or _claim_of(attempt or state.attempt) < state.claim:
+        return Stirred(state)  # a former submission's attempt
+    events: list[News] = []
+    lively = "attempt" in news
+    if (start := news.get("start")) and state.start is None:
+        state = replace(state, start=start, started=now, cancelling=False)
+        events.append(Started(state.run, str(state.attempt), str(start.get("host", ""))))
+        lively = True
+    if beat := news.get("heartbeat"):
+        if state.stalled:
+            events.append(Notice(f"{state.run}: heartbeat is back ({state.task})"))
+        state = replace(state, beat=beat, quiet_polls=0, stalled=False)
+    if progress := news.get("progress"):
+        events.extend(_progressed(state.run, progress))
+    for name in ("result", "exit"):
+        if (record := news.get(name)) and getattr(state, name) is None:
+            state = replace(state, **{name: record})
+            lively = True
+    if state.exit is not None and state.ended is None:
+        state = replace(state, ended=now)
+    return Stirred(replace(state, moved=now, quiet_polls=0), tuple(events), lively)
+
+
+def silence(state: RunState, now: float, knobs: Knobs) -> Stirred:
+    """Take in a readable scan without news: a running attempt that stays silent is shown as stalled, once."""
+    state = replace(state, quiet_polls=state.quiet_polls + 1)
+    if state.started is None or state.ended is not None or state.stalled:
+        return Stirred(state)
+    silent_s = now - max(state.moved, state.started)
+    if silent_s < _window(state, knobs) or state.quiet_polls < _QUIET_POLLS:
+        return Stirred(state)
+    host = str((state.start or {}).get("host", "its node"))
+    text = f"{state.run} is stalled: no heartbeat from {host} for {silent_s:.0f} s ({state.task})"
+    return Stirred(replace(state, stalled=True), (Notice(text),))
+
+
+def sight(state: RunState, sighting: Sighting, now: float) -> Stirred:
+    """Take in what a healthy answer of squeue says about the run."""
+    row = sighting.row
+    if row is not None and not row.tasks and state.is_begun:
+        row = None  # the rest of a cancelled array says nothing about a task that had left it
+    if row is None:
+        absent = now if state.absent is None else state.absent
+        return Stirred(replace(state, absent=absent, siblings=sighting.siblings))
+    before = state.row
+    over = (now if state.over is None else state.over) if row.word.state.is_terminal else None
+    state = replace(state, row=row, sighted=now, absent=None, siblings=sighting.siblings, over=over)
+    changed = before is None or (before.word, before.why) != (row.word, row.why)
+    events: tuple[News, ...] = ()
+    if changed and row.word.state.is_waiting and row.why and not state.is_begun:
+        events = (Queued(state.run, state.task, row.why),)
+    return Stirred(state, events, lively=changed)
+
+
+def conclude(state: RunState, now: float, knobs: Knobs) -> Conclusion | None:
+    """Decide whether the run has ended; to be asked right after a healthy scan."""
+    if state.exit is not None:
+        if state.result is not None:
+            return _by_result(state)
+        return _without_result(state, now, knobs)
+    if state.over is not None:
+        return _by_slurm(state, now, knobs)
+    if state.absent is not None:
+        return _gone(state, now, knobs)
+    return None
+
+
+def read_result(record: Record | None) -> Result | None:
+    """Read `result.json`; None if there is none or it can't be meant."""
+    try:
+        return None if record is None else Result.from_record(record)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return None
+
+
+def _new_attempt(state: RunState, attempt: str) -> RunState:
+    if _claim_of(attempt) < state.claim:
+        return state
+    return replace(
+        state,
+        attempt=attempt, start=None, exit=None, result=None, beat=None,
+        started=None, ended=None, stalled=False, quiet_polls=0,
+    )  # fmt: skip
+
+
+def _claim_of(attempt: str) -> int:
+    """Return the submission number in `2-r0`; 0, which nobody has, where it can't be read."""
+    number = attempt.split("-", 1)[0]
+    return int(number) if number.isdecimal() else 0
+
+
+def _progressed(run: str, progress: Record) -> list[News]:
+    """Read a progress record; one that can't be meant is no news (an observation never stops anything)."""
+    try:
+        total, rate, eta_s = progress.get("total"), progress.get("rate"), progress.get("eta_s")
+        return [
+            Progressed(
+                run=run,
+                step=int(progress["step"]),
+                total=None if total is None else int(total),
+                rate=None if rate is None else float(rate),
+                eta_s=None if eta_s is None else float(eta_s),
+                metrics={str(name): float(value) for name, value in (progress.get("metrics") or {}).items()},
+            )
+        ]
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
+        return []
+
+
+def _window(state: RunState, knobs: Knobs) -> float:
+    interval = (state.beat or {}).get("interval_s")
+    return max(knobs.stall_s, _BEATS * interval if isinstance(interval, (int, float)) else 0.0)
+
+
+def _by_result(state: RunState) -> Conclusion:
+    result = read_result(state.result)
+    if result is None:
+        return Conclusion(Reason.INFRASTRUCTURE, f"result.json of attempt {state.attempt} can't be read")
+    manner = _manner(state.exit) if state.exit is not None else _words(state)
+    if result.error is not None:
+        return Conclusion(Reason.USER_ERROR, f"{result.error.type} left the task; {manner} ({state.task})")
+    return Conclusion(Reason.COMPLETED, f"the task returned and its result is there; {manner} ({state.task})")
+
+
+def _without_result(state: RunState, now: float, knobs: Knobs) -> Conclusion | None:
+    """Decide over an attempt that ended by a signal or left no result: Slurm may know why."""
+    manner = _manner(state.exit or {})
+    if state.row is not None and state.over is not None:
+        reason = state.row.word.state.reason
+        code = (state.exit or {}).get("code")
+        if reason is not None or code != 0:
+            return Conclusion(reason or Reason.USER_ERROR, f"{manner} without a result; {_words(state)}")
+    if _is_requeued(state):
+        return None  # another attempt will come
+    if now - (state.ended or now) < knobs.grace_s:
+        return None
+    return Conclusion(Reason.USER_ERROR, f"{manner} without a result; {_words(state)}")
+
+
+def _is_requeued(state: RunState) -> bool:
+    """Tell whether Slurm, asked after the attempt's end, has the job wait again."""
+    asked_since = state.sighted is not None and state.ended is not None and state.sighted > state.ended
+    return asked_since and state.row is not None and state.row.word.state.is_waiting
+
+
+def _by_slurm(state: RunState, now: float, knobs: Knobs) -> Conclusion | None:
+    """Decide over a job that Slurm calls ended while no exit record is there."""
+    reason = state.row.word.state.reason if state.row else None
+    if reason is not None and not state.is_begun:
+        return Conclusion(reason, f"{_words(state)}, before it started")
+    if now - (state.over or now) < knobs.grace_s:
+        return None  # files may be on their way
+    if state.result is not None:
+        return _by_result(state)
+    if reason is not None:
+        return Conclusion(reason, _words(state))
+    if state.attempt is None:
+        return Conclusion(
+            Reason.ENVIRONMENT, f"{_words(state)}, and no attempt was begun: see what the job printed"
+        )
+    return Conclusion(
+        Reason.INFRASTRUCTURE, f"{_words(state)}, and attempt {state.attempt} left no exit record"
+    )
+
+
+def _gone(state: RunState, now: float, knobs: Knobs) -> Conclusion | None:
+    """Decide over a job that healthy answers don't list.
+
+    A waiting task of an array that is cancelled leaves no row of its own, so its silent disappearance
+    beside listed siblings, or after our own scancel, is a cancellation.
+    """
+    absent_s = now - (state.absent if state.absent is not None else now)
+    if not state.is_begun and state.cancelling:
+        return Conclusion(Reason.CANCELLED, f"cancelled by this session before it started ({state.task})")
+    waited = state.row is not None and state.row.word.state.is_waiting
+    if not state.is_begun and waited and state.siblings and absent_s >= knobs.grace_s:
+        return Conclusion(
+            Reason.CANCELLED, f"Slurm dropped it while it waited: cancelled by somebody ({state.task})"
+        )
+    if min(absent_s, now - state.moved) < knobs.vanish_s:
+        return None
+    if state.result is not None:
+        return _by_result(state)
+    return Conclusion(
+        Reason.VANISHED,
+        f"Slurm has not listed job {state.task} for {absent_s:.0f} s, and its files are silent",
+    )
+
+
+def _manner(exit_record: Record) -> str:
+    number, code = exit_record.get("signal"), exit_record.get("code")
+    if isinstance(number, int):
+        return f"killed by {_signal_name(number)}"
+    return f"exited with code {code}"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _words(state: RunState) -> str:
+    if state.row is None:
+        return f"Slurm has not said anything about job {state.task}"
+    why = f" ({state.row.why})" if state.row.why else ""
+    asked = " after this session cancelled it" if state.cancelling else ""
+    return f"Slurm says {state.row.word.raw}{why} for job {state.task}{asked}"

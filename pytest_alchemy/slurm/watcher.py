@@ -1,0 +1,356 @@
+"""The worker behind the Slurm backend: one thread that owns all state of a session's runs.
+
+Requests of the loop and answers of squeue come through one inbox; what is due (a scan, a question to
+squeue) is done in between. squeue itself runs beside the worker: with its controller away it blocks for
+seconds, while the files keep talking.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import traceback
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, TypeAlias
+
+from pytest_alchemy.events import Event, Finished, Notice, Queued
+from pytest_alchemy.outcome import Reason
+from pytest_alchemy.slurm.receipts import close_receipt, outcome_of, unsubmitted
+from pytest_alchemy.slurm.squeue import JobId, Queue, list_jobs, read_queue
+from pytest_alchemy.slurm.submission import Accepted, Refused, Unclear, cancel_by_name, cancel_command
+from pytest_alchemy.slurm.watch import Pace, RunState, conclude, hear, sight, silence
+from pytest_alchemy.transport import Completed, TransportError
+
+if TYPE_CHECKING:
+    from pytest_alchemy.backends import Plan
+    from pytest_alchemy.outcome import Outcome
+    from pytest_alchemy.slurm.settings import SlurmSettings
+    from pytest_alchemy.slurm.submitter import Batch, Sent, Submitter
+    from pytest_alchemy.slurm.watch import Conclusion, Stirred
+    from pytest_alchemy.transport import Transport
+
+__all__ = ["Cancel", "Close", "Submit", "Watcher"]
+
+_SCAN_SHARE = 10
+"""Scans take at most every tenth second, however many runs there are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Submit:
+    """Submit these and set `done`."""
+
+    plans: Sequence[Plan]
+    done: threading.Event = field(default_factory=threading.Event)
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """End these runs, or those of them that wait."""
+
+    runs: frozenset[str]
+    pending_only: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """Stop watching."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    completed: Completed
+
+
+@dataclass(frozen=True, slots=True)
+class _Unresolved:
+    """A submission without a clear answer: its name will tell."""
+
+    sent: Sent
+    words: str
+    missed: float | None = None
+    """Since when healthy answers don't list it."""
+
+
+Request: TypeAlias = Submit | Cancel | Close | _Answer
+
+
+class Watcher(threading.Thread):
+    """Submits, watches and cancels; a daemon, so that a hanging command never holds the process."""
+
+    def __init__(self, settings: SlurmSettings, transport: Transport, submitter: Submitter) -> None:
+        super().__init__(name="alchemy-slurm", daemon=True)
+        self.inbox: SimpleQueue[Request] = SimpleQueue()
+        self.events: SimpleQueue[Event] = SimpleQueue()
+        self.jobs: tuple[JobId, ...] = ()
+        """Every job of this session, replaced as a whole: other threads may read it."""
+        self._settings = settings
+        self._knobs = settings.knobs
+        self._root = str(settings.root)
+        self._transport = transport
+        self._submitter = submitter
+        self._open: dict[str, RunState] = {}
+        self._unresolved: list[_Unresolved] = []
+        self._submitting: Submit | None = None
+        self._owed: set[str] = set()
+        """Runs whose Finished is still to come."""
+        self._complaints: dict[str, str] = {}
+        self._asking = False
+        self._closing = False
+        now = time.monotonic()
+        self._scan_pace = Pace(self._knobs.scan_fast_s, self._knobs.scan_slow_s, now)
+        self._squeue_pace = Pace(self._knobs.squeue_fast_s, self._knobs.squeue_slow_s, now)
+
+    def run(self) -> None:
+        """Work until closed."""
+        try:
+            while not self._closing:
+                self._turn()
+        except Exception:  # noqa: BLE001 (a thread's last line: without this the loop would wait for ever)
+            self._give_up(traceback.format_exc())
+
+    # --- the loop ---
+
+    def _turn(self) -> None:
+        try:
+            request = self.inbox.get(timeout=self._idle_s())
+        except Empty:
+            pass
+        else:
+            self._handle(request)
+        now = time.monotonic()
+        if self._open and now >= self._scan_pace.due:
+            self._scan(now)
+        if self._is_curious and now >= self._squeue_pace.due:
+            self._ask()
+
+    @property
+    def _is_curious(self) -> bool:
+        return not self._asking and bool(self._open or self._unresolved)
+
+    def _idle_s(self) -> float | None:
+        due = [self._scan_pace.due] if self._open else []
+        if self._is_curious:
+            due.append(self._squeue_pace.due)
+        return max(0.0, min(due) - time.monotonic()) if due else None
+
+    def _handle(self, request: Request) -> None:
+        match request:
+            case Submit(plans, done):
+                self._submitting = request
+                self._owed.update(plan.spec.run for plan in plans)
+                self._submit(plans)
+                done.set()
+            case Cancel(runs, pending_only):
+                self._cancel(runs, pending_only=pending_only)
+            case Close():
+                self._closing = True
+            case _Answer(completed):
+                self._asking = False
+                self._hear_squeue(completed)
+
+    # --- submitting ---
+
+    def _submit(self, plans: Sequence[Plan]) -> None:
+        for batch in self._submitter.batches(plans):
+            self._submit_batch(batch)
+        now = time.monotonic()
+        self._scan_pace, self._squeue_pace = self._scan_pace.hurry(now), self._squeue_pace.hurry(now)
+
+    def _submit_batch(self, batch: Batch) -> None:
+        try:
+            self._sent(self._submitter.submit(batch))
+        except TransportError as error:
+            for plan in batch.plans:
+                evidence = f"it could not be written down: {error}"
+                self._finish_early(plan.spec.run, Reason.INFRASTRUCTURE, evidence)
+
+    def _sent(self, sent: Sent) -> None:
+        match sent.answer:
+            case Accepted(job):
+                self._accept(sent, job)
+            case Refused(words):
+                for run, _ in sent.claims:
+                    self._finish_early(run, Reason.SUBMIT_REFUSED, f"sbatch refused: {words}")
+            case Unclear(words):
+                self._unresolved.append(_Unresolved(sent, words))
+                text = f"sbatch gave no clear answer ({words}); job {sent.key} is being looked up by its name"
+                self.events.put(Notice(text))
+
+    def _accept(self, sent: Sent, job: JobId) -> None:
+        now = time.monotonic()
+        self.jobs = (*self.jobs, job)
+        for index, (run, claim) in enumerate(sent.claims):
+            state = RunState(run, claim, sent.key, job, index, submitted=now, moved=now)
+            self._open[run] = state
+            self.events.put(Queued(run, state.task))
+
+    def _finish_early(self, run: str, reason: Reason, evidence: str) -> None:
+        self._finish(unsubmitted(self._root, run, reason, evidence))
+
+    def _finish(self, outcome: Outcome) -> None:
+        self._owed.discard(outcome.run)
+        self.events.put(Finished(outcome.run, outcome))
+
+    # --- files ---
+
+    def _scan(self, now: float) -> None:
+        try:
+            news = self._transport.scan(list(self._open))
+        except TransportError as error:
+            self._complain("scan", f"run directories can't be read: {error}")
+            self._scan_pace = self._scan_pace.done(now, self._knobs.scan_slow_s)
+            return
+        self._relieve("scan", "run directories can be read again")
+        lively = False
+        for run, state in list(self._open.items()):
+            said = news.get(run)
+            if said and "problem" in said:
+                self._complain(f"run {run}", f"{run} can't be read: {said['problem']}")
+                continue  # this round counts for nobody
+            stirred = hear(state, said, now) if said else silence(state, now, self._knobs)
+            lively |= self._take(stirred)
+            self._conclude(stirred.state, now)
+        cap = (
+            self._knobs.scan_fast_s
+            if lively
+            else self._knobs.scan_steady_s
+            if news
+            else self._knobs.scan_slow_s
+        )
+        ended = time.monotonic()
+        self._scan_pace = self._scan_pace.done(ended, cap, floor_s=_SCAN_SHARE * (ended - now))
+
+    def _take(self, stirred: Stirred) -> bool:
+        before, state = self._open[stirred.state.run], stirred.state
+        self._open[state.run] = state
+        for event in stirred.events:
+            self.events.put(event)
+        if state.needs_word and not before.needs_word:
+            self._squeue_pace = self._squeue_pace.hurry(time.monotonic())
+        return stirred.lively
+
+    def _conclude(self, state: RunState, now: float) -> None:
+        conclusion = conclude(state, now, self._knobs)
+        if conclusion is None:
+            return
+        del self._open[state.run]
+        self._report(state, conclusion, now)
+
+    def _report(self, state: RunState, conclusion: Conclusion, now: float) -> None:
+        problem = close_receipt(self._transport, self._root, state, conclusion, self._settings.session)
+        if problem:
+            self.events.put(Notice(problem))
+        self._finish(outcome_of(self._transport, self._root, state, conclusion, now))
+
+    # --- squeue ---
+
+    def _ask(self) -> None:
+        self._asking, question = True, self._question()
+        threading.Thread(
+            target=lambda: self.inbox.put(_Answer(self._command(question))),
+            name="alchemy-squeue",
+            daemon=True,
+        ).start()
+
+    def _question(self) -> list[str]:
+        names = {state.key for state in self._open.values()} | {each.sent.key for each in self._unresolved}
+        return list_jobs(names, {job.cluster for job in self.jobs if job.cluster})
+
+    def _command(self, argv: Sequence[str]) -> Completed:
+        try:
+            return self._transport.run(argv, timeout_s=self._knobs.command_s)
+        except TransportError as error:
+            return Completed(None, "", str(error))
+
+    def _hear_squeue(self, completed: Completed) -> None:
+        now, queue = time.monotonic(), read_queue(completed)
+        if queue is None:
+            self._complain("squeue", f"squeue fails, jobs live on: {completed.words or 'no answer in time'}")
+            # Absence counts while answers are healthy, without a gap.
+            self._open = {run: replace(state, absent=None) for run, state in self._open.items()}
+            self._squeue_pace = self._squeue_pace.done(now, self._knobs.squeue_slow_s)
+            return
+        self._relieve("squeue", "squeue answers again")
+        self._resolve(queue, now)
+        lively = False
+        for (key, job), states in self._by_submission().items():
+            sightings = queue.sight(key, job.number, [state.index for state in states])
+            for state in states:
+                lively |= self._take(sight(state, sightings[state.index], now))
+        waited = any(state.needs_word for state in self._open.values()) or bool(self._unresolved)
+        cap = self._knobs.squeue_fast_s if lively or waited else self._knobs.squeue_slow_s
+        self._squeue_pace = self._squeue_pace.done(now, cap)
+        if lively:
+            self._scan_pace = self._scan_pace.hurry(now)
+
+    def _by_submission(self) -> dict[tuple[str, JobId], list[RunState]]:
+        grouped: dict[tuple[str, JobId], list[RunState]] = {}
+        for state in self._open.values():
+            grouped.setdefault((state.key, state.job), []).append(state)
+        return grouped
+
+    def _resolve(self, queue: Queue, now: float) -> None:
+        """Adopt submissions that sbatch did not report, or give them up."""
+        unresolved, self._unresolved = self._unresolved, []
+        for each in unresolved:
+            missed = now if each.missed is None else each.missed
+            if number := queue.find(each.sent.key):
+                self._accept(each.sent, JobId(number))
+            elif now - missed < self._knobs.lookup_s:
+                self._unresolved.append(replace(each, missed=missed))
+            else:
+                self._abandon(each)
+
+    def _abandon(self, each: _Unresolved) -> None:
+        self._command(cancel_by_name(each.sent.key))  # should it turn up after all, it must not run unwatched
+        evidence = f"sbatch gave no clear answer ({each.words}), and no job is called {each.sent.key}"
+        for run, _ in each.sent.claims:
+            self._finish_early(run, Reason.INFRASTRUCTURE, evidence)
+
+    # --- cancelling ---
+
+    def _cancel(self, runs: Collection[str], *, pending_only: bool) -> None:
+        if pending_only and self._open:
+            self._hear_squeue(self._command(self._question()))
+        for each in self._unresolved:
+            if any(run in runs for run, _ in each.sent.claims):
+                self._command(cancel_by_name(each.sent.key, pending_only=pending_only))
+        for (_, job), states in self._by_submission().items():
+            candidates = [state for state in states if not (pending_only and state.is_begun)]
+            chosen = [state for state in candidates if state.run in runs]
+            if chosen:
+                whole = len(chosen) == len(candidates)
+                indices = None if whole else [state.index for state in chosen]
+                self._scancel(chosen, cancel_command(job, indices, pending_only=pending_only))
+        now = time.monotonic()
+        self._scan_pace, self._squeue_pace = self._scan_pace.hurry(now), self._squeue_pace.hurry(now)
+
+    def _scancel(self, chosen: Sequence[RunState], command: Sequence[str]) -> None:
+        completed = self._command(command)
+        if completed.returncode != 0:
+            self.events.put(Notice(f"{' '.join(command)} failed: {completed.words or 'no answer in time'}"))
+            return
+        for state in chosen:
+            self._open[state.run] = replace(state, cancelling=True)
+
+    # --- trouble ---
+
+    def _complain(self, about: str, text: str) -> None:
+        """Say it once until it is over."""
+        if about not in self._complaints:
+            self._complaints[about] = text
+            self.events.put(Notice(text))
+
+    def _relieve(self, about: str, text: str) -> None:
+        if self._complaints.pop(about, None):
+            self.events.put(Notice(text))
+
+    def _give_up(self, story: str) -> None:
+        for run in sorted(self._owed):
+            self._finish_early(
+                run, Reason.INFRASTRUCTURE, f"the watcher failed, the job may live on:\n{story}"
+            )
+        if self._submitting:
+            self._submitting.done.set()
