@@ -46,7 +46,7 @@ __all__ = ["JUnit", "rewrite"]
 class JUnit:
     """Hooks that remember what cases printed and rewrite the file when pytest has written it.
 
-    To be registered where `--junitxml` was given, except in a worker of pytest-xdist, where pytest writes none.
+    To be registered where `--junitxml` was given, except in a worker of pytest-xdist, which writes none.
     """
 
     def __init__(self, config: pytest.Config) -> None:

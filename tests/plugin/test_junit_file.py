@@ -19,11 +19,13 @@ if TYPE_CHECKING:
 
 CONFTEST = """
     import pytest
-    from pytest_alchemy import junit
+    from pytest_alchemy.junit import JUnit
 
+    @pytest.hookimpl(tryfirst=True)
     def pytest_configure(config):
-        config.addinivalue_line("markers", "case(experiment, properties)")
-        junit.register(config)
+        config.addinivalue_line("markers", "case(experiment, **properties): stands for a case")
+        if not hasattr(config, "workerinput"):
+            config.pluginmanager.register(JUnit(config))
 
     def pytest_collection_modifyitems(items):
         for item in items:
