@@ -6,13 +6,13 @@ Pure: fed with events, told the time. Who writes the lines where is `pytest_alch
 from __future__ import annotations
 
 import math
-import unicodedata
 from collections import Counter
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from pytest_alchemy.events import Finished, Progressed, Queued, Started
+from pytest_alchemy.events import Notice, Progressed, Queued, Started
+from pytest_alchemy.figures import columns, count, cut, duration, number, rate
 from pytest_alchemy.outcome import Reason
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from pytest_alchemy.events import Event
 
-__all__ = ["Board", "Running", "count", "cut", "duration", "number", "plain_line", "rate", "render"]
+__all__ = ["Board", "Running", "plain_line", "render"]
 
 QUIET_S = 90.0
 """After this time without a step, a running case says so."""
@@ -61,6 +61,8 @@ class Board:
 
     def apply(self, event: Event, now: float) -> None:
         """Take in one event. A notice changes nothing here: it is for whoever consumes the events to show."""
+        if isinstance(event, Notice) or event.run in self.finished:
+            return
         if isinstance(event, Queued):
             self._leave(event.run)
             self.queued[event.run] = event.why
@@ -68,7 +70,7 @@ class Board:
             self._start(event, now)
         elif isinstance(event, Progressed):
             self._progress(event, now)
-        elif isinstance(event, Finished):
+        else:
             self._leave(event.run)
             self.finished[event.run] = event.outcome.reason
 
@@ -97,7 +99,7 @@ class Board:
 
 
 def render(board: Board, now: float, width: int, rows: int) -> list[str]:
-    """Return at most `rows` lines of at most `width` columns: counts, then running cases, the oldest first."""
+    """Return at most `rows` lines of at most `width` columns: counts, then what runs, the oldest first."""
     shown = list(islice(board.running.items(), max(0, rows - 1)))
     if len(shown) < len(board.running):
         shown = shown[: max(0, rows - 2)]  # the last line tells how many more
@@ -144,14 +146,14 @@ def _cells(row: Running, now: float, width: int) -> list[str]:
     if progress is None:
         where = f" on {row.host}" if row.host else ""
         return ["", "", "", "", quiet or f"started {duration(now - row.since)} ago{where}"]
-    eta = progress.eta_s
-    left = "" if eta is None else f"{duration(max(0.0, eta - (now - row.news)))} left"
+    eta = math.nan if progress.eta_s is None else progress.eta_s
+    left = f"{duration(eta - (now - row.news))} left" if math.isfinite(eta) else ""
     metrics = " ".join(f"{name}={number(value)}" for name, value in progress.metrics.items())
     return [
         _steps(progress),
         _share(progress, bar=width >= _ROOM_FOR_BARS),
         rate(progress.rate),
-        left if not quiet else quiet,
+        quiet or left,
         metrics,
     ]
 
@@ -168,77 +170,3 @@ def _share(progress: Progressed, *, bar: bool) -> str:
     share = min(1.0, max(0.0, progress.step / progress.total))
     percent = f"{math.floor(100 * share):3d}%"
     return f"[{'#' * math.floor(_BAR * share):-<{_BAR}}]{percent}" if bar else percent.strip()
-
-
-def count(value: int) -> str:
-    """Write a number of steps: `9999`, then `12.3k`, `1.5M`."""
-    if value < 10_000:
-        return str(value)
-    for size, unit in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
-        scaled = value / size
-        if scaled >= 0.9995:  # what would be rounded to 1000 of the smaller unit
-            return _three_digits(scaled) + unit
-    raise AssertionError(value)  # 10,000 is above 1k
-
-
-def _three_digits(value: float) -> str:
-    text = f"{value:.{max(0, 3 - len(str(int(value))))}f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
-
-
-def duration(seconds: float) -> str:
-    """Write a time in its two largest units: `5s`, `1m02s`, `3h07m`, `2d11h`."""
-    if not math.isfinite(seconds):
-        return "?"
-    whole = max(0, round(seconds))
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02d}s"
-    if whole < 86400:
-        return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
-    return f"{whole // 86400}d{whole % 86400 // 3600:02d}h"
-
-
-def rate(per_second: float | None) -> str:
-    """Write a speed: `35.2/s`, or by minute or hour if it is slow; empty if it isn't known."""
-    if per_second is None or not math.isfinite(per_second) or per_second <= 0:
-        return ""
-    for factor, unit in ((1, "s"), (60, "min")):
-        if per_second * factor >= 1:
-            value = per_second * factor
-            return f"{count(round(value)) if value >= 1000 else _three_digits(value)}/{unit}"
-    return f"{per_second * 3600:.2g}/h"
-
-
-def number(value: float) -> str:
-    """Write a metric: `0.123`, `1234`, `1.2e-05`, `nan`."""
-    return f"{value:.0f}" if 1000 <= abs(value) < 10**6 else f"{value:.3g}"
-
-
-def columns(text: str) -> int:
-    """Return how many columns of a terminal the text takes."""
-    if text.isascii():
-        return len(text)
-    return sum(_columns_of(character) for character in text)
-
-
-def _columns_of(character: str) -> int:
-    if unicodedata.combining(character):
-        return 0
-    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
-
-
-def cut(text: str, width: int) -> str:
-    """Return the text on one line of at most `width` columns, with `...` where something is missing."""
-    text = "".join(character if character.isprintable() else "?" for character in text)
-    if columns(text) <= width:
-        return text
-    dots = "..."[:width]
-    kept, room = 0, width - len(dots)
-    for character in text:
-        room -= _columns_of(character)
-        if room < 0:
-            break
-        kept += 1
-    return text[:kept] + dots

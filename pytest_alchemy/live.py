@@ -2,7 +2,7 @@
 
 Only the main thread writes, and only between tests, when pytest captures nothing: a line written from another
 thread would end up in some test's captured output. The block goes to the stream itself, not through pytest's
-reporter, whose idea of how wide the current line is has to stay true; it is gone before anything else is written.
+reporter, whose idea of how wide the current line is has to stay true; it is erased before others write.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ _GAP_S = 0.1
 class Live:
     """To be made when the loop begins: before, sys.stdout may be pytest's capture.
 
-    Times handed in are those of `time.monotonic`. A quiet session (`-q`) gets lines but no block, a quieter one
-    (`-qq`) only what is said.
+    Times handed in are those of `time.monotonic`. A quiet session (`-q`) gets lines but no block, a quieter
+    one (`-qq`) only what is said.
     """
 
     def __init__(self, config: pytest.Config, *, interval_s: float = 60.0, rows: int = 8) -> None:
@@ -51,6 +51,8 @@ class Live:
         self._block = self._stream.isatty() and os.environ.get("TERM") != "dumb" and verbosity >= 0
         self._lines = verbosity >= -1
         self._interval_s, self._rows = interval_s, rows
+        # with -s, tests write unseen by pytest: where its line goes on is then not known
+        self._captured = config.getoption("capture", "no") != "no"
         self._last = self.board.started
         """When something was last shown."""
         self._height = 0
@@ -99,14 +101,15 @@ class Live:
 
     def _draw(self, now: float) -> None:
         size = shutil.get_terminal_size()
-        # the last column stays free, lest the terminal wraps; so does a row each for pytest's line and the cursor
+        # the last column stays free, lest the terminal wraps, and a row each for pytest's line and the cursor
         lines = render(self.board, now, size.columns - 1, max(1, min(self._rows, size.lines - 2)))
         if self._height:
             begin = f"\x1b[{self._height}A"
         else:
             width = self._width()
             begin = "\n" if width else ""
-            self._column = width % size.columns  # 0 after a full row: the next dot begins a new one anyway
+            # 0 after a full row: the next dot begins a new one anyway
+            self._column = width % size.columns if self._captured else 0
         self._height = len(lines)
         self._write(begin + "".join(f"\r{line}\x1b[K\n" for line in lines) + "\x1b[J")
 
