@@ -176,8 +176,8 @@ def _recorder_of_environment() -> FileRecorder:
     directory, name = os.environ.get(agent.JOB_DIR), os.environ.get(agent.ATTEMPT)
     if not directory or not name:
         raise ConfigurationError(
-            f"{agent.TASK_ID} is set, but {agent.JOB_DIR} and {agent.ATTEMPT} don't name an attempt: unset it "
-            "to run without a framework, or start the program by `python alchemy_agent.py -- ...`"
+            f"{agent.TASK_ID} is set, but {agent.JOB_DIR} and {agent.ATTEMPT} name no attempt: unset it to "
+            "run without a framework, or start the program by `python alchemy_agent.py -- ...`"
         )
     attempt = agent.RunDir(directory).attempt(name)
     start = agent.read_record(attempt.start) or {}

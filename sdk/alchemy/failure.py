@@ -15,7 +15,7 @@ _MAX_TRACEBACK = 100_000
 
 
 def describe(error: BaseException) -> ErrorInfo:
-    """Return type, text and traceback of an exception, without the frames of this package and of importing."""
+    """Return what is known of an exception, without the frames of this package and of importing."""
     kind = type(error)
     formatted = traceback.TracebackException.from_exception(error)
     _strip(formatted)

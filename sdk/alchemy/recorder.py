@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import alchemy_agent as agent
 from alchemy.errors import InfrastructureError
-from alchemy.rows import Row, RowFile, encode
+from alchemy.rows import RowStream
 from alchemy.scalars import PendingScalar, Scalar
 
 if TYPE_CHECKING:
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 __all__ = ["Fenced", "FileRecorder", "NullRecorder", "Recorder"]
 
 _BLOCK = 1024
-"""Rows after which the writer is woken before its time."""
-_BACKLOG = 64 * _BLOCK
-"""Rows (some 30 MB) after which the caller has to help; they are dropped if the disk doesn't answer."""
+"""Rows that wait at most; the caller then turns them into lines itself."""
+_LIMIT = 256
+"""Blocks (some 20 MB) that wait at most; while the disk doesn't answer, further rows are dropped."""
 _FLUSH_S = 0.5
 _PROGRESS_S = 1.0
 _PATIENCE_S = 1.0
@@ -112,23 +112,17 @@ class FileRecorder:
         self._attempt = attempt
         self._progress = agent.Progress(attempt, incarnation)
         self._clock = clock
-        self._metrics_file = RowFile(attempt.metrics)
-        self._evals_file = RowFile(attempt.evals)
-        # One list each for ever: the caller appends at the end, the writer takes from the front, and every
-        # such operation is atomic, so that the caller needs no lock.
-        self._rows: list[Row] = []
-        self._append = self._rows.append
-        self._eval_rows: list[Row] = []
-        self._mark = _BLOCK
-        self._last: dict[str, Scalar] = {}
+        self._metrics = RowStream(attempt.metrics)
+        self._evals = RowStream(attempt.evals)
+        self._rows = self._metrics.rows
+        self._add = self._rows.append
         self._position: Position | None = None
         self._total = 0
         self._reported: tuple[float, int] = (-_PROGRESS_S, -1)
-        self._lock = threading.Lock()
-        """Held by whoever writes the files."""
         self._wake = threading.Event()
-        self._ended = False
+        self._room = threading.Event()
         self._patience_s = _PATIENCE_S
+        self._ended = False
         self._has_warned = False
         self._pid = os.getpid()
         self._thread: threading.Thread | None = None
@@ -141,24 +135,23 @@ class FileRecorder:
 
     def log(self, step: int, seconds: float, metrics: Mapping[str, Scalar]) -> None:
         """Take a row; it is on the disk within a second."""
-        self._append((step, seconds, metrics))
-        if len(self._rows) >= self._mark:
-            self._hand_over()
+        self._add((step, seconds, metrics))
+        if len(self._rows) >= _BLOCK:
+            self._pack_block()
 
     def log_eval(self, evaluation: Evaluation, seconds: float) -> None:
         """Take an evaluation; it is on the disk within a second."""
-        self._eval_rows.append((evaluation.step, seconds, evaluation.metrics))
+        self._evals.rows.append((evaluation.step, seconds, evaluation.metrics))
 
     def flush(self) -> None:
         """Write every row logged so far."""
         if self._is_ours():
-            with self._lock:
-                self._drain()
+            self._write_all()
 
     def last_metrics(self) -> dict[str, float]:
         """Return the last value of each metric passed to `log`, after writing the rows."""
         self.flush()
-        return _numbers(self._last)
+        return _numbers(dict(self._metrics.last))
 
     def conclude(self, result: Result) -> None:
         """Write what is left, the last progress and `result.json`.
@@ -201,63 +194,61 @@ class FileRecorder:
         self._wake.set()
         if self._thread is not None:
             self._thread.join()
-        with self._lock:
-            self._drain()
-            self._report(steps)
-            self._metrics_file.close()
-            self._evals_file.close()
+        self._write_all()
+        self._report(steps)
+        self._metrics.close()
+        self._evals.close()
 
-    def _hand_over(self) -> None:
-        """Wake the writer; if it lags far behind, write for it, or drop what waits if the disk hangs."""
+    def _pack_block(self) -> None:
+        """Make a block of many rows at once: no slower than the thread beside a busy loop."""
         if not self._is_ours():
-            self._rows.clear()
+            self._metrics.drop()
             return
-        waiting = len(self._rows)
-        self._mark = waiting + _BLOCK
+        if self._metrics.blocks >= _LIMIT and not self._has_room():
+            self._warn(f"the disk does not answer, {self._metrics.drop()} rows of metrics were dropped")
+            return
+        self._pack(self._metrics)
         self._wake.set()
-        if waiting < _BACKLOG:
-            return
-        if self._lock.acquire(timeout=self._patience_s):
-            self._patience_s = _PATIENCE_S
-            try:
-                self._drain()
-            finally:
-                self._lock.release()
-            return
-        self._patience_s = 0.0  # until it answers again: training waits for a hanging disk only once
-        del self._rows[:waiting]
-        self._warn(f"the disk does not answer, {waiting} rows of metrics were dropped")
+
+    def _has_room(self) -> bool:
+        """Wait for the disk, but only once for one that hangs."""
+        self._room.clear()
+        self._wake.set()
+        if not self._room.wait(self._patience_s):
+            self._patience_s = 0.0
+        return self._metrics.blocks < _LIMIT
 
     def _write_on(self) -> None:
         """Write until the end; the body of the thread."""
+        flushed = self._clock()
         while not self._ended:
             self._wake.wait(_FLUSH_S)
             self._wake.clear()
-            with self._lock:
-                self._drain()
-                self._report_if_due()
+            now = self._clock()
+            if now - flushed >= _FLUSH_S:
+                flushed = now
+                self._write_all()
+            else:
+                self._write(self._metrics)
+            self._report_if_due()
 
-    def _drain(self) -> None:
-        """Write all rows there are. The lock is held."""
-        self._mark = _BLOCK
-        for waiting, file in ((self._rows, self._metrics_file), (self._eval_rows, self._evals_file)):
-            if not waiting:
-                continue
-            rows = waiting[:]
-            del waiting[: len(rows)]
-            if waiting is self._rows:
-                for _, _, metrics in rows:
-                    self._last.update(metrics)
-            self._write(rows, file)
+    def _write_all(self) -> None:
+        for stream in (self._metrics, self._evals):
+            self._pack(stream)
+            self._write(stream)
 
-    def _write(self, rows: list[Row], file: RowFile) -> None:
-        lines, unfit = encode(rows)
-        if unfit:
-            self._warn(f"{unfit} rows of metrics can't be written as JSON and were dropped")
+    def _pack(self, stream: RowStream) -> None:
+        lost = stream.pack()
+        if lost:
+            self._warn(f"{lost} rows of metrics can't be written as JSON and were dropped")
+
+    def _write(self, stream: RowStream) -> None:
         try:
-            file.append(lines)
+            stream.write()
         except OSError as error:
-            self._warn(f"{len(rows)} rows of metrics could not be written: {error}")
+            self._warn(f"rows of metrics could not be written: {error}")
+        self._patience_s = _PATIENCE_S
+        self._room.set()
 
     def _report_if_due(self) -> None:
         now, (then, step) = self._clock(), self._reported
@@ -266,7 +257,7 @@ class FileRecorder:
 
     def _report(self, steps: int) -> None:
         self._reported = (self._clock(), steps)
-        self._progress.report(steps, self._total, _numbers(self._last), self._reported[0])
+        self._progress.report(steps, self._total, _numbers(dict(self._metrics.last)), self._reported[0])
 
     def _finished_steps(self) -> int:
         position = self._position

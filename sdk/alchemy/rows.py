@@ -1,21 +1,76 @@
-"""Rows of metrics as lines of JSON, appended by one process to a file of its own."""
+"""Rows of metrics as lines of JSON, on their way from the training loop into a file of its own."""
 
 from __future__ import annotations
 
 import math
 import os
+import threading
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import orjson
 
 from alchemy.scalars import PendingScalar, Scalar
 
-__all__ = ["Row", "RowFile", "encode"]
+__all__ = ["Row", "RowFile", "RowStream", "encode"]
 
 Row: TypeAlias = "tuple[int, float, Mapping[str, Scalar]]"
 """Step, wall clock in seconds, metrics."""
+
+
+class RowStream:
+    """Rows added by one thread and written by another, so that the first never waits for the disk."""
+
+    def __init__(self, path: str) -> None:
+        # One list for ever: rows are added at its end and taken from its front, and as each such operation is
+        # atomic, adding needs no lock.
+        self.rows: list[Row] = []
+        """The rows that wait to be packed; append to it, and leave the rest to this class."""
+        self.last: dict[str, Scalar] = {}
+        """The last value of each metric that has been packed."""
+        self._blocks: list[bytes] = []
+        self._file = RowFile(path)
+        self._packing = threading.Lock()
+        self._writing = threading.Lock()
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks wait to be written."""
+        return len(self._blocks)
+
+    def pack(self) -> int:
+        """Turn the waiting rows into a block of lines; return how many of them can't be written as JSON."""
+        with self._packing:
+            rows = self.rows[:]
+            del self.rows[: len(rows)]
+            if not rows:
+                return 0
+            for _, _, metrics in rows:
+                self.last.update(metrics)
+            lines, lost = encode(rows)
+            self._blocks.append(lines)
+            return lost
+
+    def drop(self) -> int:
+        """Forget the waiting rows; return how many."""
+        count = len(self.rows)
+        del self.rows[:count]
+        return count
+
+    def write(self) -> None:
+        """Write the waiting blocks.
+
+        Raises:
+            OSError: A block was lost; those after it still wait.
+        """
+        with self._writing:
+            while self._blocks:
+                self._file.append(self._blocks.pop(0))
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
 
 
 class RowFile:
@@ -70,15 +125,19 @@ def encode(rows: Iterable[Row]) -> tuple[bytes, int]:
     """
     rows = list(rows)
     try:
-        lines = b"".join([_dumps(step, seconds, metrics) for step, seconds, metrics in rows])
+        # One call for the block: it costs a fifth of one call for each row.
+        array = _dumps([{"step": step, "t": seconds, "m": metrics} for step, seconds, metrics in rows])
     except orjson.JSONEncodeError:
         return _encode_carefully(rows)
     # orjson writes NaN and infinity as null; one search over the block is cheaper than a look at each number.
-    return _encode_carefully(rows) if b"null" in lines else (lines, 0)
+    if b"null" in array:
+        return _encode_carefully(rows)
+    # A quotation mark within a name stands as \", so this can only be where one row ends and the next begins.
+    return array[1:-1].replace(b'}},{"step":', b'}}\n{"step":') + b"\n", 0
 
 
-def _dumps(step: int, seconds: float, metrics: Mapping[str, Any]) -> bytes:
-    return orjson.dumps({"step": step, "t": seconds, "m": metrics}, _read, orjson.OPT_APPEND_NEWLINE)
+def _dumps(value: object) -> bytes:
+    return orjson.dumps(value, _read)
 
 
 def _read(value: object) -> float:
@@ -93,7 +152,8 @@ def _encode_carefully(rows: list[Row]) -> tuple[bytes, int]:
     for step, seconds, metrics in rows:
         # Half a surrogate pair in a name, or a GPU that failed: such a row is lost, the others are not.
         with suppress(orjson.JSONEncodeError, RuntimeError):
-            lines.append(_dumps(step, seconds, {name: _strict(value) for name, value in metrics.items()}))
+            strict = {name: _strict(value) for name, value in metrics.items()}
+            lines.append(_dumps({"step": step, "t": seconds, "m": strict}) + b"\n")
     return b"".join(lines), len(rows) - len(lines)
 
 
