@@ -13,7 +13,6 @@ import contextlib
 import functools
 import json
 import os
-import pwd
 import re
 import secrets
 import shutil
@@ -25,6 +24,8 @@ import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from tests.support.slurmconf import default_settings, slurm_conf
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -83,7 +84,7 @@ class SlurmCluster:
         """Environment in which Slurm's clients talk to this cluster."""
         self._node_line = f"CPUs={cpus} RealMemory={memory}" + (f" Gres=gpu:{gpus}" if gpus else "")
         self._devices = _DEVICES[:gpus]
-        self._min_job_age = min_job_age
+        self._settings = {"MinJobAge": str(min_job_age)} | ({"GresTypes": "gpu"} if gpus else {})
         self._extra = tuple(extra)
         self._timeout = timeout
         self._exit = contextlib.ExitStack()
@@ -201,62 +202,17 @@ class SlurmCluster:
         return "\n".join("\n".join([f"--- {name}", *tail]) for name, tail in tails.items() if tail)
 
     def _write_configuration(self) -> None:
+        here = self.directory
         for name in ("munge", "state", "spool", *(f"spool/{node}" for node in self.nodes)):
-            (self.directory / name).mkdir()
-        (self.directory / "munge.key").write_bytes(secrets.token_bytes(128))
-        (self.directory / "munge.key").chmod(0o600)
-        (self.directory / "cgroup.conf").touch()
-        (self.directory / "gres.conf").write_text(
-            "".join(f"Name=gpu File={device}\n" for device in self._devices)
-        )
-        (self.directory / "slurm.conf").write_text(self._slurm_conf())
-
-    def _slurm_conf(self) -> str:
-        host, user, here = (
-            socket.gethostname().split(".")[0],
-            pwd.getpwuid(os.geteuid()).pw_name,
-            self.directory,
-        )
+            (here / name).mkdir()
+        (here / "munge.key").write_bytes(secrets.token_bytes(128))
+        (here / "munge.key").chmod(0o600)
+        (here / "cgroup.conf").write_text("CgroupPlugin=disabled\n" if _version() >= (24, 5) else "")
+        (here / "gres.conf").write_text("".join(f"Name=gpu File={device}\n" for device in self._devices))
         controller, *ports = self._ports
-        settings = {
-            "ClusterName": here.name,
-            "SlurmctldHost": f"{host}(127.0.0.1)",
-            "SlurmctldPort": controller,
-            "SlurmUser": user,
-            "SlurmdUser": user,
-            "AuthType": "auth/munge",
-            "CredType": "cred/munge",
-            # a requeued job waits until its credential has expired, 120 s by default
-            "AuthInfo": f"socket={here}/munge/socket,cred_expire=5",
-            "StateSaveLocation": here / "state",
-            "SlurmdSpoolDir": here / "spool/%n",
-            "SlurmctldPidFile": here / "slurmctld.pid",
-            "SlurmdPidFile": here / "%n.pid",
-            "SlurmctldLogFile": here / "slurmctld.log",
-            "SlurmdLogFile": here / "%n.log",
-            "SwitchType": "switch/none",
-            "MpiDefault": "none",
-            "ProctrackType": "proctrack/linuxproc",
-            "TaskPlugin": "task/none",
-            "JobAcctGatherType": "jobacct_gather/none",
-            "SelectType": "select/cons_tres",
-            "SelectTypeParameters": "CR_Core",
-            "SchedulerType": "sched/backfill",
-            "SchedulerParameters": "batch_sched_delay=0,sched_interval=1,bf_interval=1",
-            "SlurmdParameters": "config_overrides",  # nodes may claim more than the machine has
-            "ReturnToService": 2,
-            "KillWait": 2,
-            "MinJobAge": self._min_job_age,
-            **({"GresTypes": "gpu"} if self._devices else {}),
-        }
-        replaced = {line.partition("=")[0].strip() for line in self._extra}
-        lines = [f"{key}={value}" for key, value in settings.items() if key not in replaced]
-        for node, port in zip(self.nodes, ports, strict=True):
-            lines.append(
-                f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} {self._node_line}"
-            )
-        lines.append("PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP")
-        return "\n".join([*lines, *self._extra, ""])
+        settings = default_settings(here, controller) | self._settings
+        nodes = dict(zip(self.nodes, ports, strict=True))
+        (here / "slurm.conf").write_text(slurm_conf(settings, nodes, self._node_line, self._extra))
 
     def _commands(self) -> dict[str, list[str]]:
         here, configuration = self.directory, str(self.directory / "slurm.conf")
@@ -358,6 +314,14 @@ def _unshare() -> tuple[str, ...]:
     return prefix if permitted else ()
 
 
+@functools.cache
+def _version() -> tuple[int, ...]:
+    said = subprocess.run(
+        ["slurmctld", "-V"], env={"PATH": _PATH}, capture_output=True, text=True, check=True
+    )
+    return tuple(int(number) for number in re.findall(r"\d+", said.stdout)[:2])
+
+
 @contextlib.contextmanager
 def _reserved_port() -> Iterator[int]:
     # Bound, not listening, with SO_REUSEADDR: the kernel offers the port to nobody else, Slurm may have it
@@ -383,7 +347,7 @@ def poll(condition: Callable[[], bool], timeout: float, describe: Callable[[], s
     while not condition():
         if time.monotonic() > deadline:
             raise SlurmClusterError(f"gave up after {timeout:g} s\n{describe()}")
-        time.sleep(0.02)
+        time.sleep(0.03)
 
 
 def _parents() -> dict[int, int]:
