@@ -358,3 +358,8 @@ def _parents() -> dict[int, int]:
             stat = (entry / "stat").read_text()
             found[int(entry.name)] = int(stat.rpartition(")")[2].split()[1])
     return found
+
+
+if __name__ == "__main__":
+    with SlurmCluster(gpus=2) as example:
+        subprocess.run([os.environ.get("SHELL", "/bin/sh")], env=example.env, check=False)
