@@ -12,6 +12,8 @@ from pytest_alchemy.slurm.watcher import Cancel, Close, Submit, Watcher
 from pytest_alchemy.transport import LocalTransport
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pytest_alchemy.backends import Plan
     from pytest_alchemy.events import Event
     from pytest_alchemy.slurm.settings import SlurmSettings
@@ -32,6 +34,11 @@ class SlurmBackend:
         transport = transport or LocalTransport(settings.root)
         self._submitter = Submitter(settings, transport)
         self._watcher = Watcher(settings, transport, self._submitter)
+
+    @property
+    def root(self) -> Path:
+        """The run root, as this process sees it."""
+        return self._settings.root
 
     def check(self, plans: Sequence[Plan]) -> None:
         """Fail before anything is submitted.

@@ -68,6 +68,7 @@ _AS_RESOURCE = {
     "time": "time",
 }
 _OPTION = re.compile(r"--([a-z][a-z0-9-]+)(?:=([^\x00-\x1f\x7f]+))?")
+_NOT_IN_A_PATH = re.compile(r"[\x00-\x1f\x7f\\:]")
 _JOB_ID = re.compile(r"(\d+)(?:;([A-Za-z0-9_.-]+))?")
 _MAX_ARRAY_SIZE = re.compile(r"^MaxArraySize\s*=\s*(\d+)", re.MULTILINE)
 _AMBIGUOUS = (
@@ -212,14 +213,14 @@ def check_path(path: str, what: str) -> None:
     r"""Refuse a path that Slurm would read as something else.
 
     Raises:
-        ConfigurationError: It is relative, or holds a control character or a backslash, which switches
-            the `%` patterns of `--output` off.
+        ConfigurationError: It is relative, or holds a control character, a backslash (which switches the
+            `%` patterns of `--output` off) or a colon (which PYTHONPATH takes for the end of it).
     """
     if not path.startswith("/"):
         raise ConfigurationError(f"{what} must be an absolute path, not {path!r}")
-    if "\\" in path or any(ord(char) < ord(" ") or ord(char) == 127 for char in path):
+    if bad := _NOT_IN_A_PATH.search(path):
         raise ConfigurationError(
-            f"{what} holds a backslash or a control character, which Slurm can't take: {path!r}"
+            f"{what} can't hold {bad[0]!r}, which Slurm or Python would misread: {path!r}"
         )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 import traceback
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from queue import Empty, SimpleQueue
@@ -84,13 +85,15 @@ class Watcher(threading.Thread):
         self.inbox: SimpleQueue[Request] = SimpleQueue()
         self.events: SimpleQueue[Event] = SimpleQueue()
         self.jobs: tuple[JobId, ...] = ()
-        """Every job of this session, replaced as a whole: other threads may read it."""
+        """Jobs of which runs are open, replaced as a whole: other threads may read it."""
         self._settings = settings
         self._knobs = settings.knobs
         self._root = str(settings.root)
         self._transport = transport
         self._submitter = submitter
         self._open: dict[str, RunState] = {}
+        self._tasks: Counter[JobId] = Counter()
+        """How many runs of a job are open."""
         self._unresolved: list[_Unresolved] = []
         self._submitting: Submit | None = None
         self._owed: set[str] = set()
@@ -180,7 +183,8 @@ class Watcher(threading.Thread):
 
     def _accept(self, sent: Sent, job: JobId) -> None:
         now = time.monotonic()
-        self.jobs = (*self.jobs, job)
+        self._tasks[job] = len(sent.claims)
+        self.jobs = tuple(self._tasks)
         for index, (run, claim) in enumerate(sent.claims):
             state = RunState(run, claim, sent.key, job, index, submitted=now, moved=now)
             self._open[run] = state
@@ -202,6 +206,7 @@ class Watcher(threading.Thread):
             self._complain("scan", f"run directories can't be read: {error}")
             self._scan_pace = self._scan_pace.done(now, self._knobs.scan_slow_s)
             return
+        cost_s = time.monotonic() - now
         self._relieve("scan", "run directories can be read again")
         lively = False
         for run, state in list(self._open.items()):
@@ -219,8 +224,7 @@ class Watcher(threading.Thread):
             if news
             else self._knobs.scan_slow_s
         )
-        ended = time.monotonic()
-        self._scan_pace = self._scan_pace.done(ended, cap, floor_s=_SCAN_SHARE * (ended - now))
+        self._scan_pace = self._scan_pace.done(time.monotonic(), cap, floor_s=_SCAN_SHARE * cost_s)
 
     def _take(self, stirred: Stirred) -> bool:
         before, state = self._open[stirred.state.run], stirred.state
@@ -236,6 +240,10 @@ class Watcher(threading.Thread):
         if conclusion is None:
             return
         del self._open[state.run]
+        self._tasks[state.job] -= 1
+        if not self._tasks[state.job]:
+            del self._tasks[state.job]
+            self.jobs = tuple(self._tasks)
         self._report(state, conclusion, now)
 
     def _report(self, state: RunState, conclusion: Conclusion, now: float) -> None:
