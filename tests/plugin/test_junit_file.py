@@ -186,6 +186,28 @@ def test_a_case_whose_worker_died_is_an_error_of_its_experiment(session: Session
     assert "[[PROPERTY|param.n=1]]" in outputs("scaling")["test_dies[1]"]
 
 
+def test_a_case_that_was_rerun_is_one_testcase_with_its_last_values(session: Session) -> None:
+    session(
+        """
+        import pytest
+        attempts = []
+
+        @pytest.mark.case("scaling")
+        def test_passes_at_last(record_property):
+            attempts.append(1)
+            print("attempt", len(attempts))
+            record_property("alchemy.attempt", f"{len(attempts)}-r0")
+            assert len(attempts) == 2
+        """,
+        *("-p", "pytest_rerunfailures", "--reruns=1"),
+    )
+    assert {name: counts(suite) for name, suite in suites().items()} == {"scaling": (1, 0, 0, 0)}
+    (text,) = outputs("scaling").values()
+    assert "attempt 2" in text
+    assert text.count("[[PROPERTY|alchemy.attempt=") == 1
+    assert "[[PROPERTY|alchemy.attempt=2-r0]]" in text
+
+
 def test_any_output_gives_a_valid_file(session: Session, schema: xmlschema.XMLSchema10) -> None:
     session(
         r"""
