@@ -721,8 +721,7 @@ class _Here:
     def __init__(self, attempt: AttemptDir) -> None:
         rank = os.environ.get("RANK", "0")  # torchrun's; of several processes only one may be a writer
         self.rank = int(rank) if rank.isdigit() else 0
-        incarnation = (read_record(attempt.start) or {}).get("incarnation") or os.urandom(16).hex()
-        self._progress = Progress(attempt, str(incarnation), self.rank)
+        self._progress = Progress(attempt, os.urandom(16).hex(), self.rank)
         self._mailbox = Mailbox(attempt, lambda: os.kill(os.getpid(), signal.SIGTERM), lambda: self._step)
         self._handles = os.path.join(attempt.rank(0), "handles.json")
         self._poll_s = _seconds("ALCHEMY_COMMAND_POLL_S", COMMAND_POLL_S)
