@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -137,11 +138,11 @@ class CaseItem(pytest.Item):
         """Whether a job runs it, not this process."""
         return self.alchemy.is_remote
 
-    def iter_markers_with_node(self, name: str | None = None) -> Iterator[tuple[pytest.Item, pytest.Mark]]:  # type: ignore[override]
+    def iter_markers_with_node(self, name: str | None = None) -> Iterator[tuple[Any, pytest.Mark]]:
         """Add the mark `alchemy(**params)`, made on demand: ten thousand items would pay for it otherwise."""
         if name in {None, "alchemy"}:
             yield self, _ALCHEMY_MARK.with_args(**self.case.params).mark
-        yield from super().iter_markers_with_node(name)  # type: ignore[misc]
+        yield from super().iter_markers_with_node(name)
 
     def setup(self) -> None:
         """Describe the case, and for a remote run report what the machinery did to it.
@@ -211,23 +212,25 @@ class CaseItem(pytest.Item):
             self.add_report_section("call", "stderr", outcome.stderr)
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
-        """Return our own text for what we raise on purpose, whose first line says it all, else the traceback."""
+        """Return our own text for what we raise on purpose, whose first line says it all; else a traceback."""
+        option = self.config.getoption  # with defaults: -p no:terminal takes these options away
+        chosen: Any = style or option("tbstyle", "auto")
         if isinstance(excinfo.value, (CriteriaRefuted, CaseCrashed, CaseLost)):
-            return str(excinfo.value)
-        chosen = style or self.config.getoption("tbstyle")
-        if self.config.getoption("fulltrace") or not isinstance(chosen, str):
+            text = str(excinfo.value)
+            return text.partition("\n")[0] if chosen == "line" else text
+        if option("fulltrace", False) or chosen is None:
             return super().repr_failure(excinfo, style)
         return excinfo.getrepr(
             style="long" if chosen == "auto" else chosen,
-            showlocals=self.config.getoption("showlocals"),
+            showlocals=option("showlocals", False),
             tbfilter=lambda info: _from_file_on(info, self.path, shorten=chosen == "auto"),
             truncate_locals=self.config.get_verbosity() <= 1,
         )
 
-
     def reportinfo(self) -> tuple[Path, int, str]:
         """Return file, line of the task's function and name, as pytest asks for them."""
-        return self.path, self.task.fn.__code__.co_firstlineno - 1, self.name
+        code = getattr(inspect.unwrap(self.task.fn), "__code__", None)
+        return self.path, code.co_firstlineno - 1 if code else 0, self.name
 
 
 def _from_file_on(excinfo: pytest.ExceptionInfo[BaseException], path: Path, *, shorten: bool) -> Any:

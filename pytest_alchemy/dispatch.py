@@ -26,8 +26,7 @@ def register(session: pytest.Session, summary: Summary | None) -> None:
     from pytest_alchemy.backends import RemoteBackend
 
     if isinstance(backend, RemoteBackend):
-        from pytest_alchemy.live import Live
         from pytest_alchemy.loop import Dispatcher
 
-        summary.dispatcher = Dispatcher(session.config, backend, Live(session.config))
+        summary.dispatcher = Dispatcher(session.config, backend)
         session.config.pluginmanager.register(summary.dispatcher, "alchemy-dispatcher")

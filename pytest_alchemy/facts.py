@@ -48,8 +48,7 @@ def describe_suite(experiment: Experiment) -> Iterator[Property]:
     for criterion in experiment.criteria:
         yield f"alchemy.suite.criterion.{criterion.metric}", criterion.text
     for axis, values in experiment.matrix.items():
-        texts = [str(getattr(value, "values", (value,))[0]) for value in values]
-        yield f"alchemy.suite.matrix.{axis}", _some(texts)
+        yield f"alchemy.suite.matrix.{axis}", _some([str(value) for value in values])
     for tag, value in experiment.tags.items():
         yield f"alchemy.suite.tag.{tag}", str(value)
 
@@ -85,8 +84,7 @@ def describe_verdict(verdict: CaseVerdict) -> Iterator[Property]:
     """Yield the checks of a case."""
     for check in verdict.checks:
         word = "met" if check.ok else "not met"
-        value = "never logged" if check.value is None else f"{check.value:.6g}"
-        yield f"criterion.{check.criterion.metric}", f"{check.criterion.text}: {word}, {value}"
+        yield f"criterion.{check.criterion.metric}", f"{check.criterion.text}: {word}, {check.shown}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,7 @@ class CodeDigests:
         self._digests: dict[Path, str] = {}
 
     def of(self, path: Path, search: Sequence[Path]) -> str:
-        """Return the digest of a file and of all it imports, directly or not, from the `search` directories."""
+        """Return the digest of a file and of all it imports, directly or not, from `search` directories."""
         if path not in self._digests:
             files = sorted(self._closure(path, search))
             digest = hashlib.sha256()

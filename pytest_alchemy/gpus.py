@@ -18,8 +18,8 @@ def visible_gpus(
 ) -> tuple[str, ...]:
     """Return GPU names as `CUDA_VISIBLE_DEVICES` spells them, in order; empty where there are none.
 
-    A `CUDA_VISIBLE_DEVICES` that is set decides; else the NVIDIA driver's own list in /proc is counted, or the
-    device files where a container hides that.
+    A `CUDA_VISIBLE_DEVICES` that is set decides; else the NVIDIA driver's own list in /proc is counted, or
+    the device files where a container hides that.
     """
     chosen = environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is not None:
@@ -29,7 +29,7 @@ def visible_gpus(
 
 
 def share_of(worker: int, gpus: Sequence[str]) -> str | None:
-    """Return the GPU of the worker with this number, None where there are no GPUs; more workers than GPUs share."""
+    """Return the GPU of the worker with this number, None where there are none; surplus workers share."""
     return gpus[worker % len(gpus)] if gpus else None
 
 

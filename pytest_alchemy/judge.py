@@ -79,9 +79,7 @@ def refutation(verdict: CaseVerdict, outcome: Outcome) -> str:
 
 def _table(checks: Sequence[Check]) -> list[str]:
     rows = [("", "criterion", "value")]
-    for check in checks:
-        value = "-" if check.value is None else f"{check.value:.6g}"
-        rows.append(("ok" if check.ok else "NO", f"{check.criterion.metric} {check.criterion.text}", value))
+    rows += [("ok" if check.ok else "NO", str(check.criterion), check.shown) for check in checks]
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     return [
         "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
@@ -96,7 +94,7 @@ def where(outcome: Outcome) -> list[str]:
 
 
 def crash(outcome: Outcome) -> str:
-    """Return the text of a case whose code failed on another machine: its own traceback, then where to look."""
+    """Return the text of a case whose code failed in a job: its own traceback, then where to look."""
     error = outcome.result.error if outcome.result else None
     if error is None:
         return trouble(outcome)

@@ -64,10 +64,14 @@ class LocalBackend:
         started = time.monotonic()
         reason = Reason.USER_ERROR
         try:
-            with self._alive(attempt) as incarnation, _environment(spec, attempt), preserved():
-                with fresh(spec.code.module, spec.params) as module:
-                    fresh_task = find_task(module, spec.experiment, task.name)
-                    result = execute(fresh_task, spec, FileRecorder(attempt, incarnation))
+            with (
+                self._alive(attempt) as incarnation,
+                _environment(spec, attempt),
+                preserved(),
+                fresh(spec.code.module, spec.params) as module,
+            ):
+                fresh_task = find_task(module, spec.experiment, task.name)
+                result = execute(fresh_task, spec, FileRecorder(attempt, incarnation))
             reason = Reason.COMPLETED
         except KeyboardInterrupt:
             reason = Reason.CANCELLED
@@ -115,7 +119,7 @@ class LocalBackend:
 
 @contextmanager
 def _environment(spec: RunSpec, attempt: agent.AttemptDir) -> Iterator[None]:
-    """Set what a job on a cluster sees, for child processes and code that reads it, and put the old values back."""
+    """Set what a job on a cluster sees, for code that reads it and for its children, until the end."""
     ours = {**agent.environment(attempt), "ALCHEMY_PARAMS": json.dumps(encode_params(spec.params))}
     before = {name: os.environ.get(name) for name in ours}
     os.environ.update(ours)

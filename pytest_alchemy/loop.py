@@ -19,12 +19,12 @@ import pytest
 from alchemy.errors import ConfigurationError
 from pytest_alchemy.collect import CaseItem
 from pytest_alchemy.events import Finished, Notice
+from pytest_alchemy.live import Live
 from pytest_alchemy.signals import detach_on_signals
 
 if TYPE_CHECKING:
     from pytest_alchemy.backends import RemoteBackend
     from pytest_alchemy.events import Event
-    from pytest_alchemy.live import Live
 
 __all__ = ["Dispatcher"]
 
@@ -37,10 +37,10 @@ _SECOND_CTRL_C_S = 3.0
 class Dispatcher:
     """Hooks that run cases as jobs. Registered in a process that dispatches, never in a worker."""
 
-    def __init__(self, config: pytest.Config, backend: RemoteBackend, live: Live) -> None:
+    def __init__(self, config: pytest.Config, backend: RemoteBackend) -> None:
         self._config = config
         self._backend = backend
-        self._live = live
+        self._live: Live
         self._waiting: dict[str, CaseItem] = {}
         """Submitted and not yet reported, by run id."""
         self.detached: tuple[str, ...] = ()
@@ -60,6 +60,7 @@ class Dispatcher:
         if not cases:
             return None
         others = [item for item in session.items if not isinstance(item, CaseItem)]
+        self._live = Live(self._config)
         with self._leaving(), detach_on_signals():
             self._submit(session, cases)
             for item, following in zip(others, [*others[1:], None], strict=True):
@@ -80,6 +81,7 @@ class Dispatcher:
             else:  # skipped, xfail(run=False), a veto in a conftest: reported at once, no job
                 self._report(session, item)
         self._waiting = {item.plan.spec.run: item for item in accepted}
+        self._live.expect({run: item.name for run, item in self._waiting.items()})
         self._backend.submit([item.plan for item in accepted])
 
     def _wait(self, session: pytest.Session) -> None:
@@ -211,7 +213,8 @@ def _passes_setup(item: CaseItem) -> bool:
 def _without_runner(item: CaseItem, name: str) -> Callable[..., object]:
     """Return the hook as `item.ihook` would call it, minus the implementation that drives fixtures.
 
-    `subset_hook_caller` alone would bring back conftest files of other directories, which `item.ihook` leaves out.
+    `subset_hook_caller` alone would bring back conftest files of other directories, which `item.ihook`
+    leaves out.
     """
     manager = item.config.pluginmanager
     runner = manager.get_plugin("runner")

@@ -101,18 +101,18 @@ def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> 
     return module
 
 
-def pytest_pycollect_makeitem(collector: pytest.Collector, obj: object) -> Any:
+def pytest_pycollect_makeitem(collector: Any, obj: object) -> Any:
     if getattr(collector, "is_experiment_module", False):
         from pytest_alchemy.collect import make_items
 
-        return make_items(collector, obj)  # type: ignore[arg-type]
+        return make_items(collector, obj)
     return None
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Iterator[None]:
     with selection.typed_keywords(config, items):
-        return (yield)  # type: ignore[misc]
+        return (yield)
 
 
 # Running.

@@ -1,0 +1,51 @@
+"""From pytest's options to a Slurm backend."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from alchemy.errors import ConfigurationError
+from alchemy.resources import Resources
+from pytest_alchemy.options import read_options
+from pytest_alchemy.profile import load_profile
+from pytest_alchemy.slurm.backend import SlurmBackend
+from pytest_alchemy.slurm.settings import SlurmSettings
+
+if TYPE_CHECKING:
+    import pytest
+
+__all__ = ["from_config"]
+
+
+def from_config(config: pytest.Config) -> SlurmBackend:
+    """Make the backend for this session.
+
+    Raises:
+        ConfigurationError: The profile or a resource can't be meant.
+    """
+    options = read_options(config)
+    profile = load_profile(options.rootdir, options.cluster)
+    root = options.root or (Path(profile.root).expanduser() if profile.root else options.default_root)
+    settings = SlurmSettings(
+        root=root,
+        profile=profile,
+        command_line=_resources(options.resources),
+        session=options.session,
+        max_jobs=options.max_jobs,
+    )
+    return SlurmBackend(settings)
+
+
+def _resources(texts: Iterable[str]) -> Resources:
+    """Read `KEY=VALUE` texts; the last of a key counts."""
+    given = {}
+    for text in texts:
+        key, separator, value = text.partition("=")
+        if not separator:
+            raise ConfigurationError(
+                f"--alchemy-resource takes KEY=VALUE, such as time=2:00:00, not {text!r}"
+            )
+        given[key.strip()] = value.strip()
+    return Resources.parse(given, "--alchemy-resource")

@@ -1,0 +1,290 @@
+"""Running cases in the pytest process: files, verdicts, isolation, and pytest's own options."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import alchemy_agent as agent
+from tests.plugin.conftest import Project
+
+
+def test_a_run_leaves_a_whole_directory_behind(scaling: Project) -> None:
+    scaling.run("experiments", "-k", "ctx_len=32 and seed=1").assert_outcomes(passed=1, deselected=5)
+    [directory] = scaling.run_dirs()
+    run = agent.RunDir(directory)
+    spec = agent.read_record(run.run_json)
+    assert spec is not None
+    assert directory.name == spec["run"]
+    assert directory.name.startswith("scaling-train-ctx_len=32-seed=1-")
+    assert spec["fingerprint"].startswith(directory.name[-12:])
+    assert (spec["params"], spec["seed"]) == ({"ctx_len": 32, "seed": 1}, 1)
+    attempt = run.latest()
+    assert attempt is not None
+    records = {
+        name: agent.read_record(getattr(attempt, name)) for name in ("start", "exit", "result", "close")
+    }
+    assert all(records.values())
+    assert records["close"]["reason"] == "completed"  # type: ignore[index]
+    assert records["result"]["evaluation"] == {"step": 3, "metrics": {"nmi": 0.5, "silhouette": 0.5}}  # type: ignore[index]
+    assert len(Path(attempt.metrics).read_text().splitlines()) == 4
+    assert len(Path(attempt.evals).read_text().splitlines()) == 2
+    assert all(path.stat().st_mode & 0o077 == 0 for path in directory.rglob("*"))
+
+
+def test_running_again_makes_a_second_attempt_of_the_same_run(scaling: Project) -> None:
+    for _ in range(2):
+        scaling.run("experiments", "-k", "seed=1 and ctx_len=16")
+    [directory] = scaling.run_dirs()
+    assert agent.RunDir(directory).attempt_names() == ["1-r0", "2-r0"]
+
+
+def test_the_first_line_of_a_failure_says_it_all(scaling: Project) -> None:
+    result = scaling.run("experiments", "-k", "ctx_len=16 and seed=1")
+    result.stdout.fnmatch_lines(
+        [
+            "silhouette 0.25, wanted > 0.3 (short by 0.05); nmi ok",
+            "*criterion*value*",
+            "*ok*nmi > 0.1*0.5*",
+            "*NO*silhouette > 0.3*0.25*",
+            "*run*/.alchemy/jobs/scaling-train-ctx_len=16-seed=1-*attempt 1-r0*",
+            "FAILED *train?ctx_len=16-seed=1? - silhouette 0.25*",
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    ("statement", "words"),
+    [
+        ("ctx.log_eval(nmi=float('nan'))", "nmi is NaN*"),
+        ("ctx.log_eval(nmi=float('inf'))", "nmi is inf*"),
+        ("ctx.log_eval(other=1.0)", "nmi was never logged*"),
+        ("pass", "nmi was never logged*"),
+    ],
+)
+def test_what_is_no_number_refutes_in_its_own_words(project: Project, statement: str, words: str) -> None:
+    project.write("exp.py", one_case(statement, criteria='{"nmi": "> 0.1"}'))
+    result = project.run("exp.py")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines([words])
+
+
+def test_an_evaluation_that_predates_the_end_is_named_with_its_step(project: Project) -> None:
+    project.write(
+        "exp.py",
+        """
+        import alchemy as al
+        exp = al.experiment("x", criteria={"nmi": "> 0.1"})
+        @exp.task(total_steps=5)
+        def train(ctx):
+            for step in ctx.steps():
+                if step == 1:
+                    ctx.log_eval(nmi=0.0)
+        """,
+    )
+    project.run("exp.py").stdout.fnmatch_lines(
+        ["nmi 0, wanted > 0.1 (*evaluated after step 1, not at the end)"]
+    )
+
+
+def test_a_crash_shows_the_users_traceback_and_nothing_of_ours(project: Project) -> None:
+    project.write("exp.py", one_case("{}['missing']"))
+    result = project.run("exp.py")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines([">*{}?'missing'?", "E*KeyError: 'missing'", "exp.py:*: KeyError"])
+    assert "pytest_alchemy/" not in result.stdout.str()
+    close = agent.read_record(agent.RunDir(project.run_dirs()[0]).attempt("1-r0").close)
+    assert close is not None
+    assert close["reason"] == "user_error"
+
+
+def test_only_a_refuted_criterion_is_an_expected_failure(project: Project) -> None:
+    project.write(
+        "exp.py",
+        """
+        import alchemy as al, pytest
+        exp = al.experiment(
+            "x",
+            criteria={"m": "> 1"},
+            matrix={"how": [pytest.param(how, marks=pytest.mark.xfail) for how in ("refuted", "crash", "fine")]},
+        )
+        @exp.task(total_steps=1)
+        def train(ctx):
+            if ctx.param("how") == "crash":
+                raise ValueError
+            ctx.log_eval(m=2 if ctx.param("how") == "fine" else 0)
+        """,
+    )
+    project.run("exp.py").assert_outcomes(xfailed=1, failed=1, xpassed=1)
+
+
+def test_a_root_that_cannot_be_written_is_an_error_not_a_failure(scaling: Project) -> None:
+    scaling.write("file", "")
+    result = scaling.run("experiments", "-k", "ctx_len=32 and seed=1", "--alchemy-root=file/below")
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(
+        ["*can't write the run directory */file/below/jobs/*choose another with --alchemy-root*"]
+    )
+    assert result.ret == 20
+
+
+def test_a_smoke_test_shows_criteria_and_fails_nobody(scaling: Project) -> None:
+    result = scaling.run("experiments", "-k", "seed=1", "--alchemy-max-steps=2", "-v")
+    result.assert_outcomes(passed=2, deselected=4)
+    result.stdout.fnmatch_lines(
+        ["ctx_len=16-seed=1*0.25 NO*2/2*", "shortened to 2 steps: criteria are shown above, but fail no case"]
+    )
+
+
+def test_the_ini_key_shortens_local_runs_too(scaling: Project) -> None:
+    result = scaling.run("experiments", "-o", "alchemy_local_max_steps=1")
+    result.assert_outcomes(passed=6)
+    result.stdout.fnmatch_lines(["shortened to 1 steps*"])
+
+
+def test_cases_do_not_see_each_other(project: Project) -> None:
+    project.write(
+        "exp.py",
+        """
+        import os, random
+        import alchemy as al
+        seen = []
+        lr = al.param("lr", default=5.0)
+        exp = al.experiment("x", matrix={"lr": [0.1, 0.2], "seed": [3]}, criteria={"ok": "== 1"})
+        @exp.task(total_steps=1)
+        def train(ctx):
+            seen.append(1)
+            draws = random.random()
+            alone = lr == ctx.param("lr") and seen == [1] and draws == random.Random(3).random()
+            alone = alone and os.environ["ALCHEMY_TASK_ID"].startswith("x-train-lr=") and len(os.environ["ALCHEMY_PARAMS"])
+            ctx.log_eval(ok=bool(alone))
+        """,
+    )
+    project.run("exp.py", "-p", "no:randomly").assert_outcomes(passed=2)
+
+
+def test_the_process_is_given_back_as_it_was(project: Project) -> None:
+    project.write(
+        "exp.py",
+        """
+        import random
+        import numpy, torch
+        import alchemy as al
+        exp = al.experiment("x", matrix={"seed": [7]})
+        @exp.task(total_steps=1)
+        def train(ctx):
+            random.random(), numpy.random.rand(), torch.rand(1)
+            torch.set_default_dtype(torch.float64)
+            torch.set_num_threads(1)
+            torch.use_deterministic_algorithms(True)
+        """,
+    )
+    project.write(
+        "conftest.py",
+        """
+        import random
+        import numpy, pytest, torch
+        def state():
+            return [random.getstate(), numpy.random.get_state()[1].tolist(), torch.get_rng_state().tolist(),
+                    torch.get_default_dtype(), torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()]
+        @pytest.hookimpl(wrapper=True)
+        def pytest_runtest_call(item):
+            torch.set_num_threads(2)
+            before = state()
+            yield
+            assert state() == before
+        """,
+    )
+    project.run("exp.py").assert_outcomes(passed=1)
+
+
+def test_captured_output_belongs_to_the_case(project: Project) -> None:
+    project.write("exp.py", one_case("print('from the loop'); raise ValueError"))
+    project.run("exp.py").stdout.fnmatch_lines(["*Captured stdout call*", "from the loop"])
+
+
+def test_pytests_own_options_work(scaling: Project) -> None:
+    assert scaling.run("experiments", "-x").parseoutcomes() == {"failed": 1}
+    assert scaling.run("experiments", "--maxfail=2").parseoutcomes() == {"failed": 2}
+    scaling.run("experiments", "--durations=2", "--tb=line", "-q").assert_outcomes(failed=3, passed=3)
+    assert scaling.run("experiments", "-p", "no:terminal").ret == pytest.ExitCode.TESTS_FAILED
+
+
+def test_tb_line_is_one_line_per_case(scaling: Project) -> None:
+    result = scaling.run("experiments", "--tb=line", "--no-summary", "-k", "seed=1 and ctx_len=16")
+    assert "silhouette > 0.3  0.25\n" not in result.stdout.str().partition("experiment scaling")[0]
+
+
+def test_pdb_stops_in_the_users_frame(pytester: pytest.Pytester, project: Project) -> None:
+    pytest.importorskip("pexpect")
+    project.write("exp.py", one_case("value = 41; raise ValueError"))
+    child = pytester.spawn_pytest("-p pytest_alchemy.plugin --pdb exp.py")
+    child.expect("Pdb")
+    child.sendline("p value + 1")
+    child.expect("42")
+    child.sendline("q")
+    child.expect("exp.py")
+    child.wait()
+
+
+def test_parallel_cases_each_get_their_gpu(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    project.write(
+        "exp.py",
+        """
+        import os
+        import alchemy as al
+        exp = al.experiment("x", matrix={"seed": [1, 2, 3, 4]})
+        @exp.task(total_steps=1)
+        def train(ctx):
+            ctx.log_eval(gpu=int(os.environ["CUDA_VISIBLE_DEVICES"]))
+        """,
+    )
+    project.run("-p", "xdist", "-n2", "exp.py").assert_outcomes(passed=4)
+    seen = {
+        json.loads(path.read_text())["evaluation"]["metrics"]["gpu"]
+        for directory in project.run_dirs()
+        for path in directory.glob("attempts/*/result.json")
+    }
+    assert seen <= {4.0, 7.0}
+    assert seen
+
+
+def test_workers_collect_no_more_than_one_process_would(scaling: Project) -> None:
+    scaling.write("test_ordinary.py", "def test_ok(): pass")
+    scaling.run("-p", "xdist", "-n2").assert_outcomes(passed=1)
+    result = scaling.run("-p", "xdist", "-n2", "experiments")
+    result.assert_outcomes(passed=3, failed=3)
+    result.stdout.fnmatch_lines(["6 cases: *"])
+
+
+def test_the_summary_has_a_row_per_case_and_adds_up(scaling: Project) -> None:
+    result = scaling.run("experiments", "--tb=no")
+    result.stdout.fnmatch_lines(
+        [
+            "*experiment scaling (local)*",
+            "case*nmi > 0.1*silhouette > 0.3*steps*time*verdict",
+            "ctx_len=16-seed=1*0.5*0.25 NO*4/4*refuted",
+            "ctx_len=32-seed=12*0.5*0.5*4/4*supported",
+            "6 cases: 3 refuted, 3 supported",
+        ]
+    )
+
+
+def test_nothing_is_printed_where_there_is_no_experiment(project: Project) -> None:
+    project.write("test_ordinary.py", "def test_ok(): pass")
+    assert "alchemy" not in project.run(".").stdout.str().replace(str(project.path), "").replace(
+        "alchemy-0", ""
+    )
+
+
+def one_case(statement: str, criteria: str = "{}") -> str:
+    return (
+        "import alchemy as al\n"
+        f"exp = al.experiment('x', criteria={criteria})\n"
+        "@exp.task(total_steps=1)\n"
+        "def train(ctx):\n"
+        f"    {statement}\n"
+    )
