@@ -19,9 +19,9 @@ __all__ = ["Context", "Position"]
 
 
 class Position:
-    """Where the loop is. Written by the loop alone; other threads may read it at any time."""
+    """How far a task has come. Written by the task's thread alone; others may read it at any time."""
 
-    __slots__ = ("begun", "exhausted", "step")
+    __slots__ = ("begun", "evaluation", "exhausted", "step")
 
     def __init__(self) -> None:
         self.step = 0
@@ -29,6 +29,8 @@ class Position:
         self.begun = False
         self.exhausted = False
         """Whether the last step's body has been left."""
+        self.evaluation: Evaluation | None = None
+        """The last `log_eval`, which the criteria read."""
 
 
 class Context:
@@ -49,6 +51,7 @@ class Context:
         total_steps: int,
         eval_every: int | None,
         recorder: Recorder,
+        position: Position | None = None,
         before_steps: Callable[[], None] = lambda: None,
     ) -> None:
         """Make the context of one execution.
@@ -58,9 +61,10 @@ class Context:
             total_steps: Number of steps, at least 1.
             eval_every: Steps between evaluations; None for one evaluation, after the last step.
             recorder: Takes what is logged.
+            position: Where to say how far the task has come; by default a new one.
             before_steps: Called once, when the loop begins.
         """
-        position = Position()
+        position = position or Position()
         vars(self).update(
             params=params,
             total_steps=total_steps,
@@ -70,7 +74,6 @@ class Context:
             _record=recorder.log,
             _now=time.time,
             _before_steps=before_steps,
-            _evaluation=None,
         )
         recorder.follow(position, total_steps)
 
@@ -94,16 +97,6 @@ class Context:
     def step(self) -> int:
         """The current step, 0 … total_steps − 1; 0 before the loop, the last one after it."""
         return self._position.step
-
-    @property
-    def position(self) -> Position:
-        """Where the loop is."""
-        return self._position
-
-    @property
-    def evaluation(self) -> Evaluation | None:
-        """The last `log_eval`, which the criteria read."""
-        return self._evaluation
 
     def steps(self) -> Iterator[int]:
         """Return the loop: the steps 0 … total_steps − 1. `break` or `return` ends the run as completed.
@@ -162,7 +155,7 @@ class Context:
         values = names_and_values("log_eval", metrics, more)
         numbers = {name: as_float(name, value) for name, value in values.items()}
         evaluation = Evaluation(self._position.step, numbers)
-        vars(self)["_evaluation"] = evaluation
+        self._position.evaluation = evaluation
         self._recorder.log_eval(evaluation, self._now())
 
     if TYPE_CHECKING:
@@ -173,7 +166,6 @@ class Context:
         _record: Callable[[int, float, Mapping[str, Scalar]], None]
         _now: Callable[[], float]
         _before_steps: Callable[[], None]
-        _evaluation: Evaluation | None
 
         def __getattr__(self, name: str) -> Any: ...
 
@@ -188,7 +180,6 @@ _TAKEN = frozenset(
         "_record",
         "_now",
         "_before_steps",
-        "_evaluation",
     }
 )
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import alchemy_agent as agent
-from alchemy.context import Context
+from alchemy.context import Context, Position
 from alchemy.errors import ConfigurationError
 from alchemy.failure import describe
 from alchemy.params import environment_params, scope
@@ -105,12 +105,14 @@ class _Execution:
         self._recorder = recorder
         self._clock = clock
         self._seed = seeder.apply if seeder else _do_nothing
+        self._position = Position()
         # Seeded again when the loop begins, for libraries the task loads itself.
         self._context = Context(
             params=params,
             total_steps=total_steps,
             eval_every=eval_every,
             recorder=recorder,
+            position=self._position,
             before_steps=self._seed,
         )
         self._total = total_steps
@@ -144,7 +146,7 @@ class _Execution:
         self._result = Result(
             steps=self._finished_steps(has_returned=error is None),
             total_steps=self._total,
-            evaluation=self._context.evaluation,
+            evaluation=self._position.evaluation,
             metrics=self._recorder.last_metrics(),
             duration_s=duration_s,
             error=describe(error) if error else None,
@@ -153,7 +155,7 @@ class _Execution:
 
     def _finished_steps(self, *, has_returned: bool) -> int:
         """Count the steps; the one that leaves the loop on purpose counts, one that fails doesn't."""
-        position = self._context.position
+        position = self._position
         if position.exhausted:
             return self._total
         return position.step + (1 if position.begun and has_returned else 0)
