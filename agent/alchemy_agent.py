@@ -628,7 +628,8 @@ class Mailbox:
 
     def _take(self, name: str) -> bool:
         """Move a letter to this attempt; False if another process was quicker."""
-        target = next(path for path in _numbered(self._attempt.claimed, name) if not os.path.lexists(path))
+        # A name that only we can have made, so that finding it proves that it was we who moved the letter.
+        target = os.path.join(self._attempt.claimed, f"{name[: -len('.json')]}.{os.urandom(4).hex()}.json")
         try:
             _make_directory(self._attempt.claimed)
             os.rename(os.path.join(self._directory, name), target)
