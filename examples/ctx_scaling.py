@@ -46,7 +46,7 @@ import alchemy as al
 PIXELS = 64
 HELD_OUT = 450
 
-too_little = pytest.mark.xfail(reason="part of the picture does not separate the digits")
+too_little = pytest.mark.xfail(reason="too little context")
 
 exp = al.experiment(
     "ctx_scaling",
