@@ -19,7 +19,7 @@ ROOMS = {
     "alchemy": ROOT / "sdk/alchemy",
     "pytest_alchemy": ROOT / "pytest_alchemy",
 }
-STDLIB = sys.stdlib_module_names
+STDLIB = sys.stdlib_module_names | {"tomllib"}  # which Python 3.10 does not have yet
 # what a room may import besides the standard library; deferred: only inside a function, once it is needed
 ALLOWED = {
     "alchemy_agent": set[str](),
