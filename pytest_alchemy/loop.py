@@ -12,6 +12,7 @@ import queue
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -63,7 +64,7 @@ class Dispatcher:
         self._live = Live(self._config)
         with self._leaving(), detach_on_signals():
             self._submit(session, cases)
-            for item, following in zip(others, [*others[1:], None], strict=True):
+            for item, following in zip_longest(others, others[1:]):
                 self._report(session, item, following)
                 self._drain(session)
             self._wait(session)

@@ -55,7 +55,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_SUMMARY] = summary = Summary(config)
     config.pluginmanager.register(summary, "alchemy-summary")
     if options.read_options(config).backend != "local":
-        _refuse(config, "stepwise", "--stepwise needs a fixed order of tests; with a remote backend use --lf")
+        _configure_remote(config)
     parallel.configure_controller(config)
     if config.getoption("xmlpath", None):
         from pytest_alchemy.junit import JUnit
@@ -63,19 +63,29 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(JUnit(config), "alchemy-junit")
 
 
-def _refuse(config: pytest.Config, option: str, why: str) -> None:
-    if config.getoption(option, False):
-        raise pytest.UsageError(why)
+def _configure_remote(config: pytest.Config) -> None:
+    """Set up a backend that was asked for by name now, so that a mistake in its settings is a usage error."""
+    from pytest_alchemy.session import Alchemy
+
+    if config.getoption("stepwise", False):
+        raise pytest.UsageError("--stepwise needs a fixed order of tests; with a remote backend use --lf")
+    Alchemy.of(config)
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
     chosen = options.read_options(config)
-    lines = [] if chosen.backend == "local" else [f"alchemy: backend {chosen.backend}"]
+    lines = [] if chosen.backend == "local" else [f"alchemy: backend {chosen.backend}, root {_root(config)}"]
     if ignored := parallel.ignored_workers(config):
         lines.append(
             f"alchemy: -n {ignored} ignored: one process dispatches all jobs (--alchemy-max-jobs limits them)"
         )
     return lines
+
+
+def _root(config: pytest.Config) -> Path:
+    from pytest_alchemy.session import Alchemy
+
+    return Alchemy.of(config).backend.root
 
 
 # Collecting.
