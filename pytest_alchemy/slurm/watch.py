@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from alchemy.job import EX_CONFIG, EX_IOERR
 from alchemy.result import Result
 from pytest_alchemy.events import Notice, Progressed, Queued, Started
 from pytest_alchemy.outcome import Reason
@@ -26,6 +27,8 @@ _QUIET_POLLS = 3
 """Readable scans without a beat that a stall takes at least, besides the time."""
 _BEATS = 3
 """A heartbeat slower than usual is missed only after so many of its own intervals."""
+_OF_THE_ENTRY = {EX_CONFIG: Reason.ENVIRONMENT, EX_IOERR: Reason.STORAGE}
+"""What the node's entry leaves with when the trouble is not the case's own."""
 
 Record: TypeAlias = Mapping[str, Any]
 News: TypeAlias = Queued | Started | Progressed | Notice
@@ -257,10 +260,11 @@ def _by_result(state: RunState) -> Conclusion:
 
 def _without_result(state: RunState, now: float, knobs: Knobs) -> Conclusion | None:
     """Decide over an attempt that ended by a signal or left no result: Slurm may know why."""
-    manner = _manner(state.exit or {})
+    manner, code = _manner(state.exit or {}), (state.exit or {}).get("code")
+    if code in _OF_THE_ENTRY:
+        return Conclusion(_OF_THE_ENTRY[code], f"{manner} before or after the task ({state.task})")
     if state.row is not None and state.over is not None:
         reason = state.row.word.state.reason
-        code = (state.exit or {}).get("code")
         if reason is not None or code != 0:
             return Conclusion(reason or Reason.USER_ERROR, f"{manner} without a result; {_words(state)}")
     if _is_requeued(state):
