@@ -892,7 +892,9 @@ class _Signals:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             status = child()
         except SystemExit as leave:
-            status = leave.code if isinstance(leave.code, int) else 0 if leave.code is None else 1
+            status = leave.code if isinstance(leave.code, int) else int(leave.code is not None)
+            if isinstance(leave.code, str):
+                sys.stderr.write(leave.code + "\n")
         except BaseException as error:  # noqa: BLE001 (nothing may climb into the parent's frames)
             sys.excepthook(type(error), error, error.__traceback__)
             status = -signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
@@ -952,7 +954,7 @@ def _flush() -> None:
 def main(argv: Optional[List[str]] = None) -> int:
     """Run a command under supervision; return what it returns, die as it dies."""
     job_dir, interval_s, command = _arguments(sys.argv[1:] if argv is None else argv)
-    if os.environ.get(TASK_ID) and os.environ.get(ATTEMPT):
+    if not job_dir and os.environ.get(TASK_ID) and os.environ.get(ATTEMPT):
         return _become(command)  # somebody above us supervises this attempt already
     try:
         attempt = _attempt_of(job_dir, command)
@@ -1120,14 +1122,16 @@ class _View:
                 self._read_moving(name, news)
 
     def _read_moving(self, name: str, news: Record) -> None:
+        last, *known = self._last.get(name, (b"", None, -1))
         try:
             data = _read(f"{self._path}/ranks/0/{name}.json", RECORD_BYTES)
-            last, incarnation, seq = self._last.get(name, (b"", None, -1))
             record = loads(data) if data != last else {}
         except (FileNotFoundError, ValueError):
             return
-        if record and (record.get("incarnation") != incarnation or record.get("seq", -1) > seq):
-            self._last[name] = (data, record.get("incarnation"), record.get("seq", -1))
+        incarnation, seq = record.get("incarnation"), record.get("seq")
+        # A cache may show an older record after a newer one.
+        if isinstance(seq, int) and (incarnation != known[0] or seq > known[1]):
+            self._last[name] = (data, incarnation, seq)
             news[name] = record
 
 

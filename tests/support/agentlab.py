@@ -42,6 +42,11 @@ def record(path: str | Path) -> dict[str, Any]:
     return answer
 
 
+def names(directory: str | Path) -> list[str]:
+    """Return what lies in a directory, sorted."""
+    return sorted(path.name for path in Path(directory).iterdir())
+
+
 def drop(run_dir: agent.RunDir, name: str, content: bytes = b"{}") -> None:
     """Put a letter into `commands/`, whole, as a careful sender does."""
     commands = Path(run_dir.commands)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import alchemy_agent as agent
-from tests.support.agentlab import drop, make_attempt, record
+from tests.support.agentlab import drop, make_attempt, names, record
 
 
 class Desk:
@@ -31,7 +31,7 @@ class Desk:
         return self.mailbox.poll(handlers or {})
 
     def answers(self) -> list[str]:
-        return sorted(os.listdir(self.run_dir.ack))
+        return names(self.run_dir.ack)
 
     def answer(self, name: str) -> dict[str, Any]:
         return record(Path(self.run_dir.ack) / name)
@@ -58,8 +58,8 @@ def test_a_handler_gets_the_command_and_its_answer_is_acknowledged(desk: Desk) -
     answer = desk.answer("update_params.json")
     assert (answer["outcome"], answer["result"], answer["step"]) == ("applied", {"was": 0.2, "is": 0.1}, 7)
     assert (answer["op"], answer["attempt"]) == ("update_params", "1-r0")
-    assert os.listdir(desk.commands) == []
-    assert [name.split(".")[0] for name in os.listdir(desk.attempt.claimed)] == ["update_params"]
+    assert names(desk.commands) == []
+    assert [name.split(".")[0] for name in names(desk.attempt.claimed)] == ["update_params"]
 
 
 def test_a_result_that_is_no_json_is_left_out(desk: Desk) -> None:
@@ -82,7 +82,7 @@ def test_a_handler_that_raises_fails_the_command_and_nothing_else(desk: Desk) ->
 def test_a_handler_that_ends_the_training_is_acknowledged_first(desk: Desk) -> None:
     drop(desk.run_dir, "graceful_stop.json")
     with pytest.raises(SystemExit):
-        desk.poll({"graceful_stop": lambda _: exit(0)})  # noqa: PLR1722
+        desk.poll({"graceful_stop": lambda _: exit(0)})
     assert desk.answer("graceful_stop.json")["outcome"] == "applied"
     assert desk.stops == 0
 
@@ -107,17 +107,17 @@ def test_letters_by_tools_are_taken_in_order_of_their_number(desk: Desk) -> None
 
 
 def test_a_letter_sent_twice_by_a_tool_is_executed_once(desk: Desk) -> None:
-    calls = []
+    calls: list[agent.Command] = []
     for _ in range(2):
         drop(desk.run_dir, "1-abc.json", b'{"op": "note"}')
         desk.poll({"note": calls.append})
     assert len(calls) == 1
     assert desk.answers() == ["1-abc.json"]
-    assert os.listdir(desk.commands) == []
+    assert names(desk.commands) == []
 
 
 def test_a_letter_dropped_by_hand_again_is_a_new_one(desk: Desk) -> None:
-    calls = []
+    calls: list[agent.Command] = []
     for _ in range(3):
         drop(desk.run_dir, "save_checkpoint.json")
         desk.poll({"save_checkpoint": calls.append})
@@ -133,7 +133,8 @@ def test_an_empty_file_counts_once_it_has_stayed_empty(desk: Desk) -> None:
 
 
 def test_a_file_still_being_written_is_waited_for(desk: Desk) -> None:
-    path, calls = desk.commands / "update_params.json", []
+    path = desk.commands / "update_params.json"
+    calls: list[agent.Command] = []
     for content in (b"", b'{"lr"', b'{"lr": 0.'):
         path.write_bytes(content)
         assert desk.poll({"update_params": calls.append}) == []
@@ -145,7 +146,7 @@ def test_a_file_still_being_written_is_waited_for(desk: Desk) -> None:
 def test_ops_left_to_another_process_stay_where_they_are(desk: Desk) -> None:
     drop(desk.run_dir, "save_checkpoint.json")
     assert desk.mailbox.poll({}, leave=["save_checkpoint"]) == []
-    assert os.listdir(desk.commands) == ["save_checkpoint.json"]
+    assert names(desk.commands) == ["save_checkpoint.json"]
     assert desk.answers() == []
 
 
@@ -153,7 +154,7 @@ def test_ops_left_to_another_process_stay_where_they_are(desk: Desk) -> None:
 def test_what_no_sender_means_as_a_letter_is_left_alone(desk: Desk, name: str) -> None:
     (desk.commands / name).write_text("{}")
     assert desk.poll() == desk.poll() == []
-    assert os.listdir(desk.commands) == [name]
+    assert names(desk.commands) == [name]
 
 
 @pytest.mark.parametrize(
@@ -167,7 +168,9 @@ def test_what_no_sender_means_as_a_letter_is_left_alone(desk: Desk, name: str) -
         (b"x" * 70_000, "more than 65536 bytes"),
     ],
 )
-def test_a_letter_that_cannot_be_meant_is_refused_with_the_reason(desk: Desk, content: bytes, why: str) -> None:
+def test_a_letter_that_cannot_be_meant_is_refused_with_the_reason(
+    desk: Desk, content: bytes, why: str
+) -> None:
     drop(desk.run_dir, "update_params.json", content)
     assert why in desk.refusal("update_params.json")
 
@@ -191,7 +194,7 @@ def test_links_pipes_and_directories_are_refused_without_waiting(desk: Desk) -> 
         "pipe.json": "it is not a regular file",
         "directory.json": "it is not a regular file",
     }
-    assert os.listdir(desk.commands) == []
+    assert names(desk.commands) == []
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
@@ -228,23 +231,23 @@ def test_an_answer_that_cannot_be_written_does_not_stop_the_training(
 
 def test_of_two_readers_exactly_one_executes_each_letter(desk: Desk) -> None:
     executed: list[str] = []
-    names = [f"{number}-x{number}.json" for number in range(150)]
+    letters = [f"{number}-x{number}.json" for number in range(150)]
     barrier, done = threading.Barrier(3), threading.Event()
 
     def work() -> None:
         mailbox = agent.Mailbox(desk.attempt, desk.stop, lambda: None)
         barrier.wait()
-        while not done.is_set() or os.listdir(desk.commands):
+        while not done.is_set() or names(desk.commands):
             mailbox.poll({"note": lambda command: executed.append(command.file)})
 
     threads = [threading.Thread(target=work) for _ in range(2)]
     for thread in threads:
         thread.start()
     barrier.wait()
-    for name in names:
+    for name in letters:
         drop(desk.run_dir, name, b'{"op": "note"}')
     done.set()
     for thread in threads:
         thread.join()
-    assert sorted(executed) == sorted(names)
-    assert desk.answers() == sorted(names)
+    assert sorted(executed) == sorted(letters)
+    assert desk.answers() == sorted(letters)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import alchemy_agent as agent
+from tests.support.agentlab import names
 
 FAULTS = shutil.which("strace")
 
@@ -29,7 +30,7 @@ def test_writing_replaces_and_leaves_nothing_beside(tmp_path: Path, durable: boo
     for number in range(3):
         agent.write_record(tmp_path / "x.json", {"n": number}, durable=durable)
     assert agent.read_record(tmp_path / "x.json") == {"v": 1, "n": 2}
-    assert os.listdir(tmp_path) == ["x.json"]
+    assert names(tmp_path) == ["x.json"]
 
 
 def test_readers_never_see_a_part_of_a_record(tmp_path: Path) -> None:
@@ -89,7 +90,7 @@ def test_a_record_that_cannot_be_written_raises_and_leaves_the_old_one(tmp_path:
     done = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True)
     assert "OSError: [Errno 27] File too large" in done.stderr
     assert agent.read_record(path) == {"v": 1, "n": 1}
-    assert os.listdir(tmp_path) == ["x.json"]
+    assert names(tmp_path) == ["x.json"]
 
 
 def test_of_many_creators_one_wins_and_its_record_stays(tmp_path: Path) -> None:
@@ -108,7 +109,7 @@ def test_of_many_creators_one_wins_and_its_record_stays(tmp_path: Path) -> None:
         thread.join()
     assert len(won) == 1
     assert agent.read_record(path) == {"v": 1, "who": won[0]}
-    assert os.listdir(tmp_path) == ["x.json"]
+    assert names(tmp_path) == ["x.json"]
 
 
 def test_creating_again_what_stands_there_already_is_success(tmp_path: Path) -> None:
@@ -147,4 +148,4 @@ def test_an_error_after_the_record_is_in_place_is_no_failure(tmp_path: Path, cal
 def test_an_error_before_is_raised_and_nothing_is_left(tmp_path: Path, call: str, fault: str) -> None:
     done = under_fault(fault, call, tmp_path / "x.json")
     assert "OSError" in done.stderr
-    assert os.listdir(tmp_path) == []
+    assert names(tmp_path) == []

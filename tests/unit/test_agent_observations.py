@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import shutil
 from pathlib import Path
 
@@ -61,7 +60,7 @@ def test_observations_that_cannot_be_written_are_counted_and_recover(tmp_path: P
     progress.report(1, 2, {}, 0.0)
     assert (heartbeat.lost, progress.lost) == (1, 1)
     Path(attempt.run_dir.path).unlink()
-    os.makedirs(attempt.path)
+    Path(attempt.path).mkdir(parents=True)
     heartbeat.beat()
     assert heartbeat.lost == 1
     assert record(attempt.run_dir.heartbeat)["seq"] == 3
