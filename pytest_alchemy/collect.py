@@ -212,7 +212,7 @@ class CaseItem(pytest.Item):
             self.add_report_section("call", "stderr", outcome.stderr)
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
-        """Return our own text for what we raise on purpose, its first line saying it all; else a traceback."""
+        """Return our own text for what we raise on purpose, first line first; else a traceback."""
         option = self.config.getoption  # with defaults: -p no:terminal takes these options away
         chosen: Any = style or option("tbstyle", "auto")
         if isinstance(excinfo.value, (CriteriaRefuted, CaseCrashed, CaseLost)):

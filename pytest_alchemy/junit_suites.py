@@ -180,6 +180,9 @@ def _case(node: _Node, experiment: str, limit: int) -> Case:
     case = Case(first.name, _classname(first.classname or "", experiment), _seconds(node))
     case.file, case.line, case.url = first.file, first.line, first.url
     entries = [entry for case in node.written for entry in case]
+    for entry in entries:
+        if getattr(entry, "message", None):
+            entry.message = _headline(entry.message, entry.text or "")
     _append(case, [entry for entry in entries if not isinstance(entry, SystemOut)])
     if any(
         isinstance(entry, SystemOut | SystemErr) for entry in entries
@@ -189,6 +192,12 @@ def _case(node: _Node, experiment: str, limit: int) -> Case:
         output = excerpt(node.said.sections, limit)
     case.system_out = "\n".join([*_lines(node.said.properties), "", output])
     return case
+
+
+def _headline(message: str, text: str) -> str:
+    """Return the one line that dashboards show: pytest writes all of our text into the message."""
+    first = text.partition("\n")[0]
+    return first if first and first in message else message.partition("\n")[0]
 
 
 def _classname(pytests: str, experiment: str) -> str:

@@ -27,15 +27,15 @@ def configure_worker(config: pytest.Config) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
 
 
-def configure_controller(config: pytest.Config) -> None:
-    """Settle `-n`: ignored with a remote backend, spread by work stealing with the local one.
+def configure_controller(config: pytest.Config, *, is_remote: bool) -> None:
+    """Settle `-n`: ignored with a remote backend, else cases are spread by work stealing.
 
     Must run before pytest-xdist's own `pytest_configure`, which is trylast.
     """
     workers = config.getoption("numprocesses", None)
     if not workers:
         return
-    if read_options(config).backend != "local":
+    if is_remote:
         config.stash[_IGNORED] = str(workers)
         config.option.numprocesses, config.option.dist, config.option.tx = 0, "no", []
     elif not _asked_for_dist(config):

@@ -54,22 +54,23 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     config.stash[_SUMMARY] = summary = Summary(config)
     config.pluginmanager.register(summary, "alchemy-summary")
-    if options.read_options(config).backend != "local":
-        _configure_remote(config)
-    parallel.configure_controller(config)
+    parallel.configure_controller(config, is_remote=_is_remote(config))
     if config.getoption("xmlpath", None):
         from pytest_alchemy.junit import JUnit
 
         config.pluginmanager.register(JUnit(config), "alchemy-junit")
 
 
-def _configure_remote(config: pytest.Config) -> None:
-    """Set up a backend that was asked for by name now, so that a mistake in its settings is a usage error."""
+def _is_remote(config: pytest.Config) -> bool:
+    """Set up a backend that was asked for, now, so that a mistake in its settings is a usage error."""
+    if options.read_options(config).backend == "local":
+        return False
     from pytest_alchemy.session import Alchemy
 
-    if config.getoption("stepwise", False):
+    is_remote = Alchemy.of(config).is_remote
+    if is_remote and config.getoption("stepwise", False):
         raise pytest.UsageError("--stepwise needs a fixed order of tests; with a remote backend use --lf")
-    Alchemy.of(config)
+    return is_remote
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:

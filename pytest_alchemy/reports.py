@@ -21,4 +21,5 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> 
         del report.wasxfail
     if isinstance(error, CaseLost):
         report.when = "setup"  # pytest and JUnit call a failed setup an error, a failed call a failure
+        report.longrepr = item.repr_failure(call.excinfo)  # which pytest asks for after a call only
     return report
