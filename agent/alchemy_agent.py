@@ -890,7 +890,7 @@ class _Signals:
         try:
             self.__exit__()
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-            status = child()
+            status = int(child())
         except SystemExit as leave:
             status = leave.code if isinstance(leave.code, int) else int(leave.code is not None)
             if isinstance(leave.code, str):
@@ -899,11 +899,13 @@ class _Signals:
             sys.excepthook(type(error), error, error.__traceback__)
             status = -signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
         finally:
-            # As multiprocessing ends its children: what the child registered runs, the parent's frames don't.
-            threading._shutdown()  # type: ignore[attr-defined]  # noqa: SLF001
-            atexit._run_exitfuncs()  # noqa: SLF001
-            _flush()
-            os._exit(pass_on(status) & 0xFF)
+            try:
+                # As multiprocessing ends its children: what the child registered runs, our frames don't.
+                threading._shutdown()  # type: ignore[attr-defined]  # noqa: SLF001
+                atexit._run_exitfuncs()  # noqa: SLF001
+                _flush()
+            finally:
+                os._exit(pass_on(status) & 0xFF)
 
 
 def _watch(pid: int, signals: _Signals, chores: List[tuple[float, Callable[[], Any]]]) -> int:

@@ -60,6 +60,8 @@ def test_the_child_knows_its_attempt(tmp_path: Path) -> None:
         ("sys.exit()", 0, None),
         ("sys.exit(5)", 5, None),
         ("raise ValueError('oh')", 1, None),
+        ("return None", 1, None),
+        ("import atexit; atexit.register(lambda: 1 / 0)", 0, None),
         ("raise KeyboardInterrupt", None, 2),
         ("os.kill(os.getpid(), signal.SIGKILL)", None, 9),
         ("os.abort()", None, 6),
