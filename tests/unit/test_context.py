@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from alchemy.errors import ConfigurationError, MissingParameter
 from alchemy.result import Evaluation
-from alchemy.scalars import Scalar
+from alchemy.scalars import PendingScalar, Scalar
 from tests.support.sdklab import Notes, make_context
 
 
@@ -105,6 +105,18 @@ def test_a_tensor_changed_later_was_read_before() -> None:
     make_context(recorder=notes).log(loss=loss)
     loss += 1
     assert notes.rows == [(0, {"loss": 1.0})]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_tensor_on_a_gpu_is_copied_there_and_read_later() -> None:
+    notes = Notes()
+    ctx = make_context(recorder=notes)
+    loss = torch.tensor(1.0, device="cuda")
+    with torch.cuda.stream(torch.cuda.Stream()):
+        ctx.log(loss=loss)
+        loss += 1
+    assert isinstance(notes.rows[0][1]["loss"], PendingScalar)
+    assert notes.last_metrics() == {"loss": 1.0}
 
 
 def test_nan_is_a_value() -> None:

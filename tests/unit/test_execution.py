@@ -152,7 +152,7 @@ def test_every_execution_begins_with_the_seed_unless_the_task_opts_out() -> None
 
 def fail_inside() -> None:
     try:
-        {}["first"]
+        raise KeyError("first")  # noqa: TRY301
     except KeyError as error:
         raise ValueError("second") from error
 

@@ -138,11 +138,14 @@ def test_a_package_whose_own_import_fails_says_so(tmp_path: Path) -> None:
         load(CodeRef(code.path, f"{package.name}.{code.module}", (str(tmp_path),), str(tmp_path)))
 
 
-def test_files_beside_it_can_be_imported_first_of_all(tmp_path: Path) -> None:
-    (tmp_path / "colorsys.py").write_text("value = 'ours'")
-    code = write(tmp_path, "import colorsys\nvalue = colorsys.value")
-    assert load(code).value == "ours"
-    assert sys.path[0] == str(tmp_path)
+def test_files_beside_it_come_before_others_of_their_name(tmp_path: Path) -> None:
+    name = f"beside_{next(_number)}"
+    for owner in ("theirs", "ours"):
+        (tmp_path / owner).mkdir()
+        (tmp_path / owner / f"{name}.py").write_text(f"owner = {owner!r}")
+    sys.path.insert(0, str(tmp_path / "theirs"))
+    code = write(tmp_path / "ours", f"import {name}\nowner = {name}.owner")
+    assert load(code).owner == "ours"
 
 
 def test_the_parameters_in_scope_reach_a_file_that_is_loaded(tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def test_the_experiment_has_eighteen_trials_and_each_is_what_it_says(tmp_path: P
             result = execute(find_task(new, "ctx_scaling", "train"), spec, NullRecorder())
         assert result.evaluation is not None
         assert result.evaluation.step == 19_999
-        assert result.evaluation.metrics["silhouette"] == case.params["ctx_len"] / 512  # type: ignore[operator]
+        assert result.evaluation.metrics["silhouette"] == case.params["ctx_len"] / 512
         assert result.metrics == {"loss": 0.5}
 
 
