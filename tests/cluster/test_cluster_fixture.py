@@ -66,16 +66,18 @@ def test_nothing_is_left_after_it_ends(
 def test_it_dies_with_the_process_that_made_it() -> None:
     """Even when that process gets no chance to clean up."""
     program = "import sys; from tests.support.slurmcluster import SlurmCluster as C\n"
-    program += "with C() as c: print(*c.processes(), flush=True); sys.stdin.read()"
+    program += "with C() as c: print(c.directory, *c.processes(), flush=True); sys.stdin.read()"
     root = Path(__file__).parents[2]
     with subprocess.Popen(
         [sys.executable, "-c", program], cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as owner:
         assert owner.stdout is not None
-        processes = [int(pid) for pid in owner.stdout.readline().split()]
+        directory, *numbers = owner.stdout.readline().split()
+        processes = [int(pid) for pid in numbers]
         owner.send_signal(signal.SIGKILL)
     assert len(processes) > 4
     slurmcluster.poll(lambda: not any(map(_alive, processes)), 30, lambda: str(processes))
+    assert not Path(directory).exists()
 
 
 def test_two_at_once_do_not_meet(cluster: SlurmCluster, make_cluster: Callable[..., SlurmCluster]) -> None:

@@ -6,6 +6,7 @@ its input is the order to leave, so the cluster dies with the process that made 
 
 As the first process of a PID namespace its end is the end of everything inside: the kernel sees to that.
 Where no namespace can be had it is the reaper of all its descendants and kills them itself before it goes.
+Last it removes the cluster's directory, its only argument.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import ctypes
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -96,6 +98,7 @@ def main() -> None:
             sys.stdout.write(json.dumps(daemons.serve(json.loads(line))) + "\n")
             sys.stdout.flush()
     _kill_everything()
+    shutil.rmtree(sys.argv[1], ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -263,7 +263,7 @@ class SlurmCluster:
     def _start_init(self) -> subprocess.Popen[str]:
         with (self.directory / "init.out").open("wb") as log:
             return subprocess.Popen(
-                [*_unshare(), sys.executable, "-I", "-S", str(_INIT)],
+                [*_unshare(), sys.executable, "-I", "-S", str(_INIT), str(self.directory)],
                 env=self.env,
                 cwd=self.directory,
                 stdin=subprocess.PIPE,
