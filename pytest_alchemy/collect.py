@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,7 +93,20 @@ def make_items(collector: ExperimentModule, obj: object) -> list[CaseItem] | Non
     if obj.__module__ != collector.obj.__name__ or vars(collector.obj).get(obj.name, obj) is not obj:
         return []  # imported from another experiment file, or a second name for the same task
     alchemy = Alchemy.of(collector.config)
-    return [CaseItem.of(collector, obj, case, alchemy) for case in obj.cases]
+    with _without_garbage_collector():
+        return [CaseItem.of(collector, obj, case, alchemy) for case in obj.cases]
+
+
+@contextmanager
+def _without_garbage_collector() -> Iterator[None]:
+    """Spare searching thousands of new items for garbage again and again: none of them is."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 class CaseItem(pytest.Item):
