@@ -853,12 +853,11 @@ class _Signals:
         os.set_blocking(self._readable, False)
         os.set_blocking(self._writable, False)
         self._old_fd = signal.set_wakeup_fd(self._writable, warn_on_full_buffer=False)
-        # What was ignored before us (nohup) stays so, here and in the child.
-        caught = [s for s in _FORWARDED if signal.getsignal(s) is not signal.SIG_IGN]
-        self._old = {s: signal.signal(s, lambda *_: None) for s in (*caught, signal.SIGCHLD)}
+        self._old = {s: signal.signal(s, lambda *_: None) for s in (*_FORWARDED, signal.SIGCHLD)}
         return self
 
     def __exit__(self, *_: object) -> None:
+        # In the child too: what was ignored before us (nohup) is ignored again.
         for signum, handler in self._old.items():
             signal.signal(signum, handler or signal.SIG_DFL)
         signal.set_wakeup_fd(self._old_fd)
