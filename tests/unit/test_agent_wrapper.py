@@ -25,11 +25,11 @@ from tests.support.agentlab import (
 )
 
 WAITING = """
-import signal, sys, time
+import os, signal, sys, time
 caught = []
 def catch(number, _):
     caught.append(number)
-    print("caught", signal.Signals(number).name)
+    os.write(1, b"caught %s\\n" % signal.Signals(number).name.encode())
 for name in ("TERM", "HUP", "USR1", "USR2", "INT", "QUIT"):
     signal.signal(getattr(signal, "SIG" + name), catch)
 print("ready")
