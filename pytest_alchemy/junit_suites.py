@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from junitparser import Attr, JUnitXmlError, SystemErr, SystemOut, xunit2
+from junitparser.junitparser import Result
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -181,7 +182,7 @@ def _case(node: _Node, experiment: str, limit: int) -> Case:
     case.file, case.line, case.url = first.file, first.line, first.url
     entries = [entry for case in node.written for entry in case]
     for entry in entries:
-        if getattr(entry, "message", None):
+        if isinstance(entry, Result) and entry.message:
             entry.message = _headline(entry.message, entry.text or "")
     _append(case, [entry for entry in entries if not isinstance(entry, SystemOut)])
     if any(

@@ -6,16 +6,16 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import alchemy_agent as agent
 from alchemy.errors import InfrastructureError
-from alchemy.execution import execute
+from alchemy.execution import execute, reject
 from alchemy.loading import find_task, fresh
 from alchemy.matrix import encode_params
-from alchemy.recorder import FileRecorder
+from alchemy.recorder import Fenced, FileRecorder
 from alchemy.seeding import preserved
 from pytest_alchemy.options import read_options
 from pytest_alchemy.outcome import Outcome, Reason
@@ -59,29 +59,32 @@ class LocalBackend:
             InfrastructureError: The run directory could not be written.
         """
         __tracebackhide__ = True
-        spec = plan.spec
-        attempt = self._open(spec)
+        attempt = self._open(plan.spec)
         started = time.monotonic()
-        reason = Reason.USER_ERROR
         try:
-            with (
-                self._alive(attempt) as incarnation,
-                _environment(spec, attempt),
-                preserved(),
-                fresh(spec.code.module, spec.params) as module,
-            ):
-                fresh_task = find_task(module, spec.experiment, task.name)
-                result = execute(fresh_task, spec, FileRecorder(attempt, incarnation))
-            reason = Reason.COMPLETED
-        except KeyboardInterrupt:
-            reason = Reason.CANCELLED
+            result = self._run(plan.spec, task.name, attempt)
+        except BaseException as error:
+            self._conclude(attempt, _reason(error), time.monotonic() - started)
             raise
-        except InfrastructureError:
-            reason = Reason.STORAGE
-            raise
-        finally:
-            self._conclude(attempt, reason, time.monotonic() - started)
-        return _outcome(plan, attempt, reason, result)
+        self._conclude(attempt, Reason.COMPLETED, time.monotonic() - started)
+        return _outcome(plan, attempt, result)
+
+    def _run(self, spec: RunSpec, task: str, attempt: agent.AttemptDir) -> Result:
+        __tracebackhide__ = True
+        with (
+            self._alive(attempt) as incarnation,
+            _environment(spec, attempt),
+            preserved(),
+            ExitStack() as stack,
+        ):
+            recorder = FileRecorder(attempt, incarnation)
+            try:
+                module = stack.enter_context(fresh(spec.code.module, spec.params))
+                fresh_task = find_task(module, spec.experiment, task)
+            except Exception as error:  # whatever the user's file raises before its task can be called
+                reject(spec, recorder, error)
+                raise
+            return execute(fresh_task, spec, recorder)
 
     def _open(self, spec: RunSpec) -> agent.AttemptDir:
         path = self._root / "jobs" / spec.run
@@ -133,9 +136,20 @@ def _environment(spec: RunSpec, attempt: agent.AttemptDir) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _outcome(plan: Plan, attempt: agent.AttemptDir, reason: Reason, result: Result) -> Outcome:
+def _reason(error: BaseException) -> Reason:
+    match error:
+        case KeyboardInterrupt():
+            return Reason.CANCELLED
+        case Fenced():
+            return Reason.FENCED
+        case InfrastructureError():
+            return Reason.STORAGE
+    return Reason.USER_ERROR
+
+
+def _outcome(plan: Plan, attempt: agent.AttemptDir, result: Result) -> Outcome:
     return Outcome(
-        reason=reason,
+        reason=Reason.COMPLETED,
         run=plan.spec.run,
         attempt=attempt.name,
         directory=Path(attempt.run_dir.path),

@@ -11,6 +11,11 @@
 Without a framework around it the file trains as plain Python, and nothing is written.
 """
 
+import sys
+
+if sys.version_info < (3, 10):  # noqa: UP036  a node's interpreter is chosen far from where it fails
+    raise ImportError(f"alchemy needs Python 3.10 or newer; {sys.executable} is {sys.version.split()[0]}")
+
 from alchemy.context import Context
 from alchemy.errors import AlchemyError, ConfigurationError, InfrastructureError, MissingParameter
 from alchemy.experiment import Experiment, Task, experiment
