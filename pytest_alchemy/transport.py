@@ -50,11 +50,6 @@ class Completed:
         """What it said went wrong, else what it said."""
         return self.stderr.strip() or self.stdout.strip()
 
-    @property
-    def is_missing(self) -> bool:
-        """Whether there is no such program."""
-        return self.returncode == _NOT_FOUND
-
 
 class Transport(Protocol):
     """Runs commands and moves bytes, here or elsewhere. Methods may be called from several threads."""

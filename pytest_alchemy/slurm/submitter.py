@@ -35,11 +35,13 @@ if TYPE_CHECKING:
     from alchemy.resources import Resources
     from pytest_alchemy.backends import Plan
     from pytest_alchemy.slurm.settings import SlurmSettings
-    from pytest_alchemy.transport import Transport
+    from pytest_alchemy.transport import Completed, Transport
 
 __all__ = ["Batch", "Sent", "Submitter"]
 
 _PROGRAMS = ("sbatch", "squeue", "scancel", "scontrol")
+_WHICH = ("/bin/sh", "-c", 'for name; do command -v "$name" >/dev/null || echo "$name"; done', "sh")
+"""Prints those of its arguments that are no program. (`sbatch --version` takes 30 s without a slurm.conf.)"""
 _WRITERS = 8
 """Threads that write run directories: on a network file system each file is a wait, not work."""
 
@@ -141,12 +143,12 @@ class Submitter:
             ) from error
 
     def _check_programs(self) -> None:
-        for program in _PROGRAMS[:-1]:
-            if self._run(program, "--version").is_missing:
-                raise ConfigurationError(
-                    f"{program} is not on PATH: the slurm backend needs Slurm's commands where pytest runs; "
-                    "start it on a login node of the cluster, or leave --alchemy-backend=slurm out"
-                )
+        missing = self._run(*_WHICH, *_PROGRAMS).stdout.split()
+        if missing:
+            raise ConfigurationError(
+                f"{missing[0]} is not on PATH: the slurm backend needs Slurm's commands where pytest runs; "
+                "start it on a login node of the cluster, or leave --alchemy-backend=slurm out"
+            )
         config = self._run("scontrol", "show", "config")
         if config.returncode != 0:
             raise ConfigurationError(
@@ -154,7 +156,7 @@ class Submitter:
             )
         self._array_size = read_max_array_size(config.stdout)
 
-    def _run(self, *argv: str) -> Any:
+    def _run(self, *argv: str) -> Completed:
         try:
             return self._transport.run(argv, timeout_s=self._settings.knobs.command_s)
         except TransportError as error:
