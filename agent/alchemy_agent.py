@@ -257,8 +257,18 @@ def _remove(path: str) -> None:
         os.unlink(path)
 
 
-def _make_directory(path: str) -> None:
-    os.makedirs(path, mode=0o700, exist_ok=True)
+def make_directory(path: str) -> None:
+    """Make a directory and those above it that are missing, all private to their owner.
+
+    Raises:
+        OSError: One of them can't be made.
+    """
+    if os.path.isdir(path):
+        return
+    if os.path.dirname(path) != path:
+        make_directory(os.path.dirname(path) or ".")
+    with contextlib.suppress(FileExistsError):  # somebody else was quicker; a file in the way shows later
+        os.mkdir(path, 0o700)
 
 
 # --- Paths: nobody else joins them -----------------------------------------------------------------
@@ -348,7 +358,7 @@ def claim_attempt(run_dir: RunDir, k: int, restarts: int) -> AttemptDir:
     """Make the attempt's directory, so that it is ours, and the run's mailbox; `Duplicate` if it is taken."""
     attempt = run_dir.attempt(attempt_name(k, restarts))
     for directory in (run_dir.attempts, run_dir.commands, run_dir.ack):
-        _make_directory(directory)
+        make_directory(directory)
     try:
         os.mkdir(attempt.path, 0o700)
     except FileExistsError:
@@ -358,7 +368,7 @@ def claim_attempt(run_dir: RunDir, k: int, restarts: int) -> AttemptDir:
 
 def next_claim(run_dir: RunDir, by: str) -> int:
     """Take the smallest free submission number, 1 or more; `by` names the taker for people."""
-    _make_directory(run_dir.claims)
+    make_directory(run_dir.claims)
     claim, k = {"by": by, "time": _now(), "nonce": os.urandom(8).hex()}, 1
     while not create_record(os.path.join(run_dir.claims, f"{k}.json"), claim):
         k += 1
@@ -446,7 +456,7 @@ class _Observation:
         record = {**_signed(self._attempt, self._incarnation), "seq": self.seq, **fields, "time": _now()}
         try:
             if self.seq == 1 or self.lost:
-                _make_directory(os.path.dirname(self._own))
+                make_directory(os.path.dirname(self._own))
             write_record(self._own, record, durable=False)
             if self._for_people and self._attempt.run_dir.attempt_names()[-1:] == [self._attempt.name]:
                 write_record(self._for_people, record, durable=False)
@@ -631,7 +641,7 @@ class Mailbox:
         # A name that only we can have made, so that finding it proves that it was we who moved the letter.
         target = os.path.join(self._attempt.claimed, f"{name[: -len('.json')]}.{os.urandom(4).hex()}.json")
         try:
-            _make_directory(self._attempt.claimed)
+            make_directory(self._attempt.claimed)
             os.rename(os.path.join(self._directory, name), target)
         except OSError:
             return os.path.lexists(target)  # on NFS an error doesn't prove that nothing was moved
@@ -658,7 +668,7 @@ class Mailbox:
         with contextlib.suppress(TypeError, ValueError):  # no JSON, no result
             record.update(loads(dumps({"result": result} if result is not None else {})))
         try:
-            _make_directory(self._ack)
+            make_directory(self._ack)
             next(path for path in _numbered(self._ack, command.file) if create_record(path, record))
         except OSError as error:
             _warn(f"the answer to {command.file} ({outcome}) could not be written: {error}")
@@ -746,7 +756,7 @@ class _Here:
         if ops != self._announced:  # so that the wrapper leaves these to us
             self._announced = ops
             with contextlib.suppress(OSError):
-                _make_directory(os.path.dirname(self._handles))
+                make_directory(os.path.dirname(self._handles))
                 write_record(self._handles, {"ops": ops}, durable=False)
         return self._mailbox.poll(handlers)
 
@@ -1010,7 +1020,7 @@ def _attempt_of(job_dir: Optional[str], command: List[str]) -> AttemptDir:
     description = {"argv": command, "cwd": os.getcwd()}
     if directory or os.environ.get(TASK_ID):
         run = RunDir(directory or os.path.join(".alchemy", "jobs", os.environ[TASK_ID]))
-        _make_directory(run.path)
+        make_directory(run.path)
         create_record(run.run_json, {"run": run.name, **description})
     else:
         run = _own_run(description, restarts)
@@ -1027,7 +1037,7 @@ def _own_run(description: Record, restarts: int) -> RunDir:
     name = f"wrapped-{job}" if rank == "0" else f"wrapped-{job}-rank{rank}"
     for number in itertools.count(1):
         run = RunDir(os.path.join(".alchemy", "jobs", name if number == 1 else f"{name}-{number}"))
-        _make_directory(os.path.dirname(run.path))
+        make_directory(os.path.dirname(run.path))
         try:
             os.mkdir(run.path, 0o700)
         except FileExistsError:

@@ -89,7 +89,8 @@ class LocalBackend:
     def _open(self, spec: RunSpec) -> agent.AttemptDir:
         path = self._root / "jobs" / spec.run
         try:
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._make_root()
+            agent.make_directory(str(path))
             run_dir = agent.RunDir(str(path))
             if not os.path.exists(run_dir.run_json):  # noqa: PTH110
                 agent.write_record(run_dir.run_json, spec.to_record())
@@ -97,6 +98,13 @@ class LocalBackend:
         except (OSError, agent.Duplicate) as error:
             message = f"can't write the run directory {path}: {error}; choose another with --alchemy-root"
             raise InfrastructureError(message) from error
+
+    def _make_root(self) -> None:
+        """Make the root, and keep it out of the repository it may lie in, as pytest does with its cache."""
+        ignore = self._root / ".gitignore"
+        if not ignore.exists():
+            agent.make_directory(str(self._root))
+            ignore.write_text("# Created by pytest-alchemy.\n*\n")
 
     @contextmanager
     def _alive(self, attempt: agent.AttemptDir) -> Iterator[str]:
