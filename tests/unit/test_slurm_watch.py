@@ -41,7 +41,7 @@ def missing(state: RunState, now: float, *, siblings: bool = True) -> RunState:
 
 def reason(state: RunState, now: float) -> Reason | None:
     conclusion = conclude(state, now, KNOBS)
-    return conclusion and conclusion.reason
+    return conclusion.reason if conclusion else None
 
 
 def evidence(state: RunState, now: float) -> str:

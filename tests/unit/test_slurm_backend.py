@@ -1,0 +1,280 @@
+"""The backend without a cluster: real files, and a stand-in for Slurm's commands behind the transport."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import alchemy_agent
+from alchemy.errors import ConfigurationError
+from alchemy.resources import Resources
+from alchemy.result import Result
+from alchemy.runspec import CodeRef, RunSpec
+from pytest_alchemy.backends import Plan
+from pytest_alchemy.events import Event, Finished, Notice, Queued
+from pytest_alchemy.outcome import Outcome, Reason
+from pytest_alchemy.profile import Profile
+from pytest_alchemy.slurm.backend import SlurmBackend
+from pytest_alchemy.slurm.settings import Knobs, SlurmSettings
+from pytest_alchemy.transport import Completed, LocalTransport, News, TransportError
+
+KNOBS = Knobs(scan_fast_s=0.01, scan_slow_s=0.05, squeue_fast_s=0.02, squeue_slow_s=0.05, grace_s=0.1)
+ACCEPT_ALL = {"sh": (0, ""), "scontrol": (0, "MaxArraySize = 3\n"), "squeue": (0, ""), "scancel": (0, "")}
+
+
+class Scripted(LocalTransport):
+    """Local files; Slurm's commands answer from a table, sbatch with ever new ids."""
+
+    def __init__(self, root: Path, answers: Mapping[str, tuple[int, str]] = ACCEPT_ALL) -> None:
+        super().__init__(root, {})
+        self.answers = answers
+        self.asked: list[list[str]] = []
+
+    def run(self, argv: Sequence[str], *, input: bytes | None = None, timeout_s: float) -> Completed:  # noqa: A002, ARG002
+        self.asked.append(list(argv))
+        program = Path(argv[0]).name
+        if program == "sbatch" and program not in self.answers:
+            return Completed(0, f"{len(self.calls('sbatch'))}\n", "")
+        returncode, words = self.answers[program]
+        return Completed(returncode, "" if returncode else words, words if returncode else "")
+
+    def calls(self, program: str) -> list[list[str]]:
+        return [argv for argv in self.asked if argv[0] == program]
+
+
+@dataclass
+class Stage:
+    """A backend, and the hands that play the nodes."""
+
+    root: Path
+    transport: Scripted
+    backend: SlurmBackend
+    told: list[Event] = field(default_factory=list)
+
+    def listen(self, until: Callable[[list[Event]], bool]) -> None:
+        deadline = time.monotonic() + 30.0
+        while not until(self.told):
+            self.told.append(self.backend.events().get(timeout=max(0.0, deadline - time.monotonic())))
+
+    def outcomes(self, *plans: Plan) -> list[Outcome]:
+        def ended() -> dict[str, Outcome]:
+            return {event.run: event.outcome for event in self.told if isinstance(event, Finished)}
+
+        self.listen(lambda _: {plan.spec.run for plan in plans} <= set(ended()))
+        return [ended()[plan.spec.run] for plan in plans]
+
+    def notices(self) -> list[str]:
+        return [event.text for event in self.told if isinstance(event, Notice)]
+
+    def play(self, run: str, k: int = 1) -> None:
+        """Do what a node does for a run that completes."""
+        attempt = alchemy_agent.claim_attempt(alchemy_agent.RunDir(self.root / "jobs" / run), k, 0)
+        alchemy_agent.begin(attempt)
+        alchemy_agent.write_record(attempt.result, Result(1, 1, None, {}, 0.5).to_record())
+        alchemy_agent.finish(attempt, 0, None, 0.75)
+
+
+MakeStage = Callable[..., Stage]
+
+
+@pytest.fixture
+def make_stage(tmp_path: Path) -> Iterator[MakeStage]:
+    made: list[Stage] = []
+
+    def make(
+        transport: type[Scripted] = Scripted,
+        answers: Mapping[str, tuple[int, str]] | None = None,
+        **told: Any,
+    ) -> Stage:
+        root = told.pop("root", tmp_path / "root")
+        hands = transport(root, {**ACCEPT_ALL, **(answers or {})})
+        settings = SlurmSettings(root, knobs=told.pop("knobs", KNOBS), **told)
+        made.append(Stage(root, hands, SlurmBackend(settings, hands)))
+        return made[-1]
+
+    yield make
+    for stage in made:
+        stage.backend.close()
+
+
+def plan(run: str, **resources: object) -> Plan:
+    code = CodeRef("/x.py", "x", (), "/")
+    spec = RunSpec(run, "e", "t", "", {}, 1, None, 0, True, "f", code)
+    return Plan(spec, Resources.parse(resources, "test"))
+
+
+def records(stage: Stage, name: str) -> list[dict[str, Any]]:
+    paths = sorted((stage.root / "submissions").glob(f"*/{name}"))
+    return [json.loads(path.read_text("utf-8")) for path in paths]
+
+
+def test_runs_of_equal_wishes_share_an_array_which_is_split_where_slurm_wants(make_stage: MakeStage) -> None:
+    stage = make_stage()
+    plans = [plan("a"), plan("b", cpus=2), plan("c"), plan("d"), plan("e")]
+    stage.backend.check(plans)
+    stage.backend.submit(plans)
+    indices = [[entry["run"] for entry in record["runs"]] for record in records(stage, "index.json")]
+    assert indices == [["a", "c", "d"], ["e"], ["b"]]
+    queued = {event.run: event.job for event in drain(stage) if isinstance(event, Queued)}
+    assert queued == {"a": "1_0", "c": "1_1", "d": "1_2", "e": "2_0", "b": "3_0"}
+
+
+def drain(stage: Stage) -> list[Event]:
+    stage.listen(lambda told: len([event for event in told if isinstance(event, Queued)]) >= 5)
+    return stage.told
+
+
+def test_what_is_about_to_happen_is_written_before_sbatch_runs(make_stage: MakeStage) -> None:
+    class Curious(Scripted):
+        seen: list[list[str]] = []  # noqa: RUF012
+
+        def run(self, argv: Sequence[str], *, input: bytes | None = None, timeout_s: float) -> Completed:  # noqa: A002
+            if argv[0] == "sbatch":
+                self.seen.append(sorted(path.name for path in Path(argv[-1]).iterdir()))
+            return super().run(argv, input=input, timeout_s=timeout_s)
+
+    stage = make_stage(Curious)
+    stage.backend.submit([plan("a")])
+    assert Curious.seen == [["index.json", "intent.json", "script.sh"]]
+    (intent,) = records(stage, "intent.json")
+    assert intent["command"] == stage.transport.calls("sbatch")[0]
+    (answer,) = records(stage, "answer.json")
+    assert (answer["answer"], answer["job"]) == ("accepted", "1")
+    assert json.loads((stage.root / "jobs/a/run.json").read_text("utf-8"))["run"] == "a"
+
+
+def test_a_run_that_is_submitted_again_takes_the_next_number(make_stage: MakeStage) -> None:
+    stage = make_stage()
+    stage.backend.submit([plan("a")])
+    stage.play("a")
+    stage.outcomes(plan("a"))
+    again = make_stage()
+    again.backend.submit([plan("a")])
+    assert sorted(record["runs"][0]["attempt"] for record in records(again, "index.json")) == [1, 2]
+    again.play("a", k=2)
+    assert again.outcomes(plan("a"))[0].attempt == "2-r0"
+
+
+def test_files_alone_end_a_run_even_while_squeue_fails(make_stage: MakeStage) -> None:
+    stage = make_stage(answers={"squeue": (1, "slurm_load_jobs error: Socket timed out")})
+    stage.backend.submit([plan("a"), plan("b")])
+    stage.listen(lambda _: bool(stage.notices()))
+    stage.play("a")
+    (outcome,) = stage.outcomes(plan("a"))
+    assert (outcome.reason, outcome.duration_s) == (Reason.COMPLETED, 0.75)
+    assert stage.notices() == ["squeue fails, jobs live on: slurm_load_jobs error: Socket timed out"]
+    stage.transport.answers = ACCEPT_ALL
+    stage.listen(lambda _: "squeue answers again" in stage.notices())
+    stage.play("b")
+    assert stage.outcomes(plan("b"))[0].reason is Reason.COMPLETED
+
+
+def test_jobs_that_slurm_forgot_have_vanished_not_succeeded(make_stage: MakeStage) -> None:
+    stage = make_stage(knobs=replace(KNOBS, vanish_s=0.3))
+    stage.backend.submit([plan("a")])
+    assert stage.outcomes(plan("a"))[0].reason is Reason.VANISHED
+
+
+def test_directories_that_can_not_be_read_for_a_while_are_told_once(make_stage: MakeStage) -> None:
+    class Blinking(Scripted):
+        failures = 3
+
+        def scan(self, runs: Sequence[str]) -> News:
+            if self.failures:
+                self.failures -= 1
+                raise TransportError("Stale file handle")
+            return super().scan(runs)
+
+    stage = make_stage(Blinking)
+    stage.backend.submit([plan("a")])
+    stage.play("a")
+    assert stage.outcomes(plan("a"))[0].reason is Reason.COMPLETED
+    assert stage.notices() == [
+        "run directories can't be read: Stale file handle",
+        "run directories can be read again",
+    ]
+
+
+def test_a_fault_of_the_watcher_itself_ends_every_run_with_its_story(make_stage: MakeStage) -> None:
+    class Broken(Scripted):
+        def scan(self, runs: Sequence[str]) -> News:  # noqa: ARG002
+            raise ZeroDivisionError("a bug")
+
+    stage = make_stage(Broken)
+    stage.backend.submit([plan("a"), plan("b")])
+    for outcome in stage.outcomes(plan("a"), plan("b")):
+        assert outcome.reason is Reason.INFRASTRUCTURE
+        assert "ZeroDivisionError: a bug" in outcome.evidence
+
+
+def test_what_can_not_be_written_down_is_not_submitted(make_stage: MakeStage, tmp_path: Path) -> None:
+    stage = make_stage()
+    (tmp_path / "root/jobs").mkdir(parents=True)
+    (tmp_path / "root/jobs/a").write_text("in the way")
+    stage.backend.submit([plan("a")])
+    (outcome,) = stage.outcomes(plan("a"))
+    assert outcome.reason is Reason.INFRASTRUCTURE
+    assert "jobs/a" in outcome.evidence
+    assert stage.transport.calls("sbatch") == []
+
+
+def test_the_watcher_survives_a_receipt_that_was_closed_by_somebody_else(make_stage: MakeStage) -> None:
+    stage = make_stage()
+    stage.backend.submit([plan("a")])
+    run = alchemy_agent.RunDir(stage.root / "jobs/a")
+    stage.play("a")
+    stage.outcomes(plan("a"))
+    latest = run.latest()
+    assert latest is not None
+    assert not alchemy_agent.conclude(latest, "lost", "another", "")
+    record = alchemy_agent.read_record(latest.close)
+    assert record is not None
+    assert (record["reason"], record["by"]) == ("completed", "session")
+
+
+def test_nothing_is_started_or_written_before_it_is_asked_for(make_stage: MakeStage) -> None:
+    stage = make_stage()
+    stage.backend.cancel(["a"])
+    assert stage.backend.how_to_return() == []
+    stage.backend.close()
+    assert not stage.root.exists()
+    assert stage.transport.asked == []
+
+
+class TestCheck:
+    def test_a_host_is_not_there_yet(self, make_stage: MakeStage) -> None:
+        with pytest.raises(ConfigurationError, match="submission over SSH is not there yet"):
+            make_stage(profile=Profile(host="login")).backend.check([])
+
+    def test_a_root_that_can_not_be_written(self, make_stage: MakeStage, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("")
+        with pytest.raises(ConfigurationError, match=r"can't be written.*--alchemy-root"):
+            make_stage(root=tmp_path / "file" / "root").backend.check([])
+
+    def test_a_root_that_slurm_would_misread(self, make_stage: MakeStage, tmp_path: Path) -> None:
+        with pytest.raises(ConfigurationError, match="the run root can't hold"):
+            make_stage(root=tmp_path / "a\nb").backend.check([])
+
+    def test_a_limit_is_kept_before_anything_is_written(self, make_stage: MakeStage) -> None:
+        stage = make_stage(profile=Profile(name="c", limits=Resources(gpus=1)))
+        with pytest.raises(ConfigurationError, match="gpus=2 is asked for"):
+            stage.backend.check([plan("a", gpus=2)])
+        assert not stage.root.exists()
+
+    def test_a_missing_program_is_named(self, make_stage: MakeStage) -> None:
+        with pytest.raises(ConfigurationError, match=r"scancel is not on PATH.*login node"):
+            make_stage(answers={"sh": (0, "scancel\n")}).backend.check([])
+
+    def test_a_slurm_that_does_not_answer_is_quoted(self, make_stage: MakeStage) -> None:
+        with pytest.raises(ConfigurationError, match=r"does not answer.*connect failure"):
+            make_stage(answers={"scontrol": (1, "connect failure")}).backend.check([])
+
+    def test_an_interpreter_that_is_none(self, make_stage: MakeStage) -> None:
+        with pytest.raises(ConfigurationError, match="is not an interpreter"):
+            make_stage(profile=Profile(python="--wrap=x")).backend.check([])
