@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 __all__ = [
     "PLUGIN",
@@ -30,9 +31,12 @@ __all__ = [
     "header",
     "interleaved",
     "measured",
+    "medians",
     "scratch",
     "table",
 ]
+
+T = TypeVar("T")
 
 PROJECT = Path(__file__).resolve().parent.parent
 PYTEST = (sys.executable, "-m", "pytest", "-p", "no:cacheprovider")
@@ -46,6 +50,9 @@ class Figure:
     """One measurement of a child process."""
 
     seconds: float
+    """By the clock on the wall."""
+    cpu_s: float
+    """User and system time of the child and what it waited for; steadier where others use the machine."""
     peak_mb: float
 
 
@@ -66,23 +73,28 @@ def header(title: str) -> None:
 
 
 def interleaved(
-    arms: Mapping[str, Callable[[], float]], repeats: int, *, between: Callable[[], object] = lambda: None
-) -> dict[str, float]:
-    """Run all arms in turns and return each one's median; every other round goes backwards.
+    arms: Mapping[str, Callable[[], T]], repeats: int, *, between: Callable[[], object] = lambda: None
+) -> dict[str, list[T]]:
+    """Run all arms in turns and return what each one measured; every other round goes backwards.
 
     Args:
         arms: Name to a function that returns a measurement.
         repeats: Rounds.
         between: Called before every measurement, not measured.
     """
-    seen: dict[str, list[float]] = {name: [] for name in arms}
+    seen: dict[str, list[T]] = {name: [] for name in arms}
     for number in range(repeats):
         for name in list(arms)[:: 1 if number % 2 == 0 else -1]:
             between()
             seen[name].append(arms[name]())
         if sys.stderr.isatty():
             print(f"\rround {number + 1} of {repeats}", end="\n" * (number + 1 == repeats), file=sys.stderr)
-    return {name: statistics.median(values) for name, values in seen.items()}
+    return seen
+
+
+def medians(seen: Mapping[str, Sequence[T]], of: Callable[[T], float]) -> dict[str, float]:
+    """Return each arm's median of one quantity."""
+    return {name: statistics.median(map(of, values)) for name, values in seen.items()}
 
 
 def measured(argv: Sequence[str], *, cwd: Path, env: Mapping[str, str] | None = None) -> Figure:
@@ -108,7 +120,7 @@ def measured(argv: Sequence[str], *, cwd: Path, env: Mapping[str, str] | None = 
             said.seek(0)
             text = said.read()[-3000:].decode(errors="replace")
             raise SystemExit(f"{' '.join(argv)} ended with {child.returncode}:\n{text}")
-    return Figure(seconds, usage.ru_maxrss / 1024)
+    return Figure(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
 
 
 def table(medians: Mapping[str, float], *, base: str, unit: str, digits: int = 2) -> None:

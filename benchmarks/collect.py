@@ -19,6 +19,7 @@ from benchmarks._measure import (
     header,
     interleaved,
     measured,
+    medians,
     scratch,
 )
 
@@ -52,6 +53,7 @@ CASES = list(itertools.product(range({side}), range({side})))
 def test_train(a, seed):
     assert True
 """
+FILES = {"alchemy": EXPERIMENT, "parametrize, two axes": TWO_AXES, "parametrize, one axis": ONE_AXIS}
 
 
 def main() -> None:
@@ -60,50 +62,47 @@ def main() -> None:
     options = parser.parse_args()
     side = round(options.cases**0.5)
     with scratch() as directory:
-        files = {"alchemy": EXPERIMENT, "parametrize, two axes": TWO_AXES, "parametrize, one axis": ONE_AXIS}
-        peaks: dict[str, list[float]] = {}
-
-        def collect(name: str, code: str, length: int) -> float:
-            figure = _collect(directory, name, code.format(side=length))
-            peaks.setdefault(f"{name}/{length}", []).append(figure.peak_mb)
-            return figure.seconds
-
         arms = {
-            f"{name}/{length}": partial(collect, name, code, length)
-            for name, code in files.items()
+            f"{name}/{length}": partial(_collect, directory, name, length)
+            for name in FILES
             for length in (side, 1)
         }
         header(f"collect {side * side} cases")
-        seconds = interleaved(arms, options.repeats)
-    megabytes = {name: sorted(values)[len(values) // 2] for name, values in peaks.items()}
-    _report(list(files), side, seconds, megabytes)
+        seen = interleaved(arms, options.repeats)
+    _report(side, seen)
 
 
-def _collect(directory: Path, name: str, code: str) -> Figure:
-    path = directory / f"test_{abs(hash((name, code)))}.py"
+def _collect(directory: Path, name: str, side: int) -> Figure:
+    path = directory / f"test_{list(FILES).index(name)}_{side}.py"
     if not path.exists():
-        path.write_text(code)
+        path.write_text(FILES[name].format(side=side))
     plugin = PLUGIN if name == "alchemy" else ()
-    return measured([*PYTEST, *plugin, "--co", "-qq", str(path)], cwd=directory, env=PYTEST_ENV)
+    return measured([*PYTEST, *plugin, "--co", "-qq", path.name], cwd=directory, env=PYTEST_ENV)
 
 
-def _report(names: list[str], side: int, seconds: dict[str, float], megabytes: dict[str, float]) -> None:
-    print(f"  {'':<24}{'time':>10}{'net':>10}{'peak':>12}{'net':>10}")
-    net: dict[str, tuple[float, float]] = {}
-    for name in names:
-        all_, one = f"{name}/{side}", f"{name}/1"
-        net[name] = (seconds[all_] - seconds[one], megabytes[all_] - megabytes[one])
+def _report(side: int, seen: dict[str, list[Figure]]) -> None:
+    seconds, cpu, peak = (
+        medians(seen, of)
+        for of in (lambda figure: figure.seconds, lambda figure: figure.cpu_s, lambda figure: figure.peak_mb)
+    )
+
+    def net(quantity: dict[str, float], name: str) -> float:
+        return quantity[f"{name}/{side}"] - quantity[f"{name}/1"]
+
+    print(f"  {'':<22}{'time':>9}{'net':>9}{'CPU':>11}{'net':>9}{'peak':>12}{'net':>10}")
+    for name in FILES:
+        whole = f"{name}/{side}"
         print(
-            f"  {name:<24}{seconds[all_]:8.2f} s{net[name][0]:8.2f} s"
-            f"{megabytes[all_]:9.0f} MB{net[name][1]:7.1f} MB"
+            f"  {name:<22}{seconds[whole]:7.2f} s{net(seconds, name):7.2f} s{cpu[whole]:9.2f} s"
+            f"{net(cpu, name):7.2f} s{peak[whole]:9.0f} MB{net(peak, name):7.1f} MB"
         )
     print()
-    for name in names[1:]:
-        goal(f"time against {name}, net", net["alchemy"][0] / net[name][0], 0.6)
-        goal(f"memory against {name}, net", net["alchemy"][1] / net[name][1], 0.75)
-        ratio = seconds[f"alchemy/{side}"] / seconds[f"{name}/{side}"]
-        memory = megabytes[f"alchemy/{side}"] / megabytes[f"{name}/{side}"]
-        print(f"               (whole process: time {ratio:.2f} x, peak memory {memory:.2f} x)")
+    for name in list(FILES)[1:]:
+        print(f"  against {name}, CPU {net(cpu, 'alchemy') / net(cpu, name):.2f} x net;", end=" ")
+        print(f"whole process {seconds[f'alchemy/{side}'] / seconds[f'{name}/{side}']:.2f} x time,", end=" ")
+        print(f"{peak[f'alchemy/{side}'] / peak[f'{name}/{side}']:.2f} x peak memory")
+        goal("time, net", net(seconds, "alchemy") / net(seconds, name), 0.6)
+        goal("memory, net", net(peak, "alchemy") / net(peak, name), 0.75)
 
 
 if __name__ == "__main__":

@@ -9,9 +9,21 @@ from __future__ import annotations
 import importlib.metadata
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
-from benchmarks._measure import PROJECT, arguments, goal, header, interleaved, measured, scratch, table
+from benchmarks._measure import (
+    PROJECT,
+    Figure,
+    arguments,
+    goal,
+    header,
+    interleaved,
+    measured,
+    medians,
+    scratch,
+    table,
+)
 
 FILES, TESTS = 40, 50
 # Loaded in an ordinary session, each of these would be a mistake.
@@ -40,20 +52,22 @@ def main() -> None:
             (tests / f"test_{number}.py").write_text(body)
         (tests / "probe.py").write_text(PROBE.format(heavy=HEAVY))
 
-        def collect(python: str) -> float:
+        def collect(python: str) -> Figure:
             return measured(
                 [python, "-m", "pytest", "-p", "no:cacheprovider", "--co", "-qq", "tests"], cwd=directory
-            ).seconds
+            )
 
         probe = [with_, "-m", "pytest", "-p", "probe", "--co", "-qq", "tests"]
         measured(probe, cwd=directory, env={"PYTHONPATH": str(tests)})
         collect(without)  # writes the compiled tests, which both sides then read
         header(f"pytest --co on {FILES * TESTS} ordinary tests")
-        medians = interleaved(
-            {"without": lambda: collect(without), "with": lambda: collect(with_)}, options.repeats
-        )
-    table(medians, base="without", unit="s", digits=3)
-    goal("with the plugin against without", medians["with"] / medians["without"], 1.03)
+        arms = {"without": partial(collect, without), "with": partial(collect, with_)}
+        seen = interleaved(arms, options.repeats)
+    seconds = medians(seen, lambda figure: figure.seconds)
+    cpu = medians(seen, lambda figure: figure.cpu_s)
+    table(seconds, base="without", unit="s", digits=3)
+    table(cpu, base="without", unit="s of CPU", digits=3)
+    goal("with the plugin against without", seconds["with"] / seconds["without"], 1.03)
     print(f"  an ordinary session loads none of {', '.join(HEAVY)}")
 
 

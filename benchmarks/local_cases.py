@@ -21,6 +21,7 @@ from benchmarks._measure import (
     header,
     interleaved,
     measured,
+    medians,
     scratch,
     table,
 )
@@ -93,14 +94,14 @@ def main() -> None:
         _write(directory, number)
         arms = {name: _arm(directory / name, argv) for name, argv in _commands(number).items()}
         header(f"{number} trivial cases, locally")
-        medians = interleaved(arms, options.repeats)
-    alchemy, one = medians["alchemy"], medians["one case"]
-    per_case = {name: 1000 * seconds / number for name, seconds in medians.items() if name != "one case"}
+        seconds = medians(interleaved(arms, options.repeats), float)
+    alchemy, one = seconds["alchemy"], seconds["one case"]
+    per_case = {name: 1000 * value / number for name, value in seconds.items() if name != "one case"}
     table(per_case, base="alchemy", unit="ms per case", digits=1)
     print(f"  a pytest session with one case takes {one:.2f} s; each further one costs\n")
     goal("in process", 1000 * (alchemy - one) / (number - 1), 20, "ms per further case")
     for name in ("hydra", "mlxp", "submitit"):
-        goal(f"whole process against {name}", alchemy / medians[name], 0.2)
+        goal(f"whole process against {name}", alchemy / seconds[name], 0.2)
 
 
 def _commands(number: int) -> dict[str, list[str]]:

@@ -22,7 +22,7 @@ from typing import Any
 import alchemy_agent as agent
 from alchemy.context import Context
 from alchemy.recorder import FileRecorder, NullRecorder
-from benchmarks._measure import arguments, goal, header, interleaved, table
+from benchmarks._measure import arguments, goal, header, interleaved, medians, table
 
 BURST = 1000
 
@@ -55,9 +55,9 @@ def _loops(steps: int, repeats: int) -> None:
         "rich.progress.track": with_rich,
     }
     arms = {name: partial(_per_step, make, steps) for name, make in loops.items()}
-    medians = interleaved(arms, repeats)
-    table(medians, base="ctx.steps()", unit="ns per step", digits=1)
-    over = {name: value - medians["bare for"] for name, value in medians.items()}
+    costs = medians(interleaved(arms, repeats), float)
+    table(costs, base="ctx.steps()", unit="ns per step", digits=1)
+    over = {name: value - costs["bare for"] for name, value in costs.items()}
     goal("ctx.steps() over the bare loop, against tqdm", over["ctx.steps()"] / over["tqdm"], 0.4)
     goal("and against rich", over["ctx.steps()"] / over["rich.progress.track"], 1.0)
     print()
@@ -77,10 +77,10 @@ def _logs(rows: int, repeats: int) -> None:
         "json.dumps and write, flushed at the end": lambda: _plain_json(rows),
         **_tensor_arms(),
     }
-    medians = interleaved(arms, repeats)
-    table(medians, base="ctx.log of 3 floats, caller", unit="us per call")
-    goal("ctx.log of 3 floats, caller", medians["ctx.log of 3 floats, caller"], 0.5, "us")
-    goal("until written", medians["ctx.log of 3 floats, until written"], 1.5, "us")
+    costs = medians(interleaved(arms, repeats), float)
+    table(costs, base="ctx.log of 3 floats, caller", unit="us per call")
+    goal("ctx.log of 3 floats, caller", costs["ctx.log of 3 floats, caller"], 0.5, "us")
+    goal("until written", costs["ctx.log of 3 floats, until written"], 1.5, "us")
 
 
 def _log_floats(context: Context) -> None:

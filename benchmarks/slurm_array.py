@@ -25,6 +25,7 @@ from benchmarks._measure import (
     header,
     interleaved,
     measured,
+    medians,
     scratch,
     table,
 )
@@ -97,10 +98,10 @@ def main() -> None:
             "submitit": submitit,
         }
         header(f"{number} trivial cases on a cluster of {options.nodes} nodes")
-        medians = interleaved(arms, options.repeats, between=cluster.wait_until_empty)
-    table(medians, base="bare sbatch --array", unit="s")
-    goal("against the floor", medians["alchemy"] / medians["bare sbatch --array"], 1.5)
-    goal("against submitit", medians["alchemy"] / medians["submitit"], 0.5)
+        seconds = medians(interleaved(arms, options.repeats, between=cluster.wait_until_empty), float)
+    table(seconds, base="bare sbatch --array", unit="s")
+    goal("against the floor", seconds["alchemy"] / seconds["bare sbatch --array"], 1.5)
+    goal("against submitit", seconds["alchemy"] / seconds["submitit"], 0.5)
 
 
 def _floor(directory: Path, env: dict[str, str], number: int, turn: int) -> float:
