@@ -144,6 +144,7 @@ class LocalTransport:
         target, temporary = Path(directory), _beside(directory)
         with _translated(directory):
             try:
+                _make(temporary)
                 for name, data in files.items():
                     _make((temporary / name).parent)
                     _write(temporary / name, data)

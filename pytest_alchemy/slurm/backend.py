@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
+from alchemy.errors import InfrastructureError
 from pytest_alchemy.slurm.submitter import Submitter
 from pytest_alchemy.slurm.watcher import Cancel, Close, Submit, Watcher
 from pytest_alchemy.transport import LocalTransport
@@ -52,9 +53,14 @@ class SlurmBackend:
         """Submit all of them and return; what Slurm refuses comes back as Finished.
 
         The worker does it, so a Ctrl-C here never cuts an sbatch in two.
+
+        Raises:
+            InfrastructureError: The backend was closed, or its worker has failed.
         """
-        if not self._watcher.is_alive():
+        if self._watcher.ident is None:
             self._watcher.start()
+        elif not self._watcher.is_alive():
+            raise InfrastructureError("this Slurm backend does not watch any more, so it can't submit")
         request = Submit(tuple(plans))
         self._watcher.inbox.put(request)
         while not request.done.wait(_ALIVE_S) and self._watcher.is_alive():

@@ -132,8 +132,8 @@ class Submitter:
 
     def _check_root(self) -> None:
         try:
-            for name in ("jobs", "submissions"):
-                self._transport.mkdir(f"{self._root}/{name}")
+            for directory in (self._root, f"{self._root}/jobs", f"{self._root}/submissions"):
+                self._transport.mkdir(directory)
             # Shows that a file can be written, and keeps a root inside a repository out of it.
             self._transport.put(f"{self._root}/.gitignore", b"# Created by pytest-alchemy.\n*\n")
         except TransportError as error:

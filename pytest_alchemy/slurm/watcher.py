@@ -62,6 +62,8 @@ class Close:
 @dataclass(frozen=True, slots=True)
 class _Answer:
     completed: Completed
+    keys: frozenset[str]
+    """The submissions asked about: of others, silence means nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,9 +151,9 @@ class Watcher(threading.Thread):
                 self._cancel(runs, pending_only=pending_only)
             case Close():
                 self._closing = True
-            case _Answer(completed):
+            case _Answer():
                 self._asking = False
-                self._hear_squeue(completed)
+                self._hear_squeue(request)
 
     # --- submitting ---
 
@@ -255,16 +257,19 @@ class Watcher(threading.Thread):
     # --- squeue ---
 
     def _ask(self) -> None:
-        self._asking, question = True, self._question()
+        self._asking, keys = True, self._keys()
         threading.Thread(
-            target=lambda: self.inbox.put(_Answer(self._command(question))),
-            name="alchemy-squeue",
-            daemon=True,
+            target=lambda: self.inbox.put(self._answer(keys)), name="alchemy-squeue", daemon=True
         ).start()
 
-    def _question(self) -> list[str]:
-        names = {state.key for state in self._open.values()} | {each.sent.key for each in self._unresolved}
-        return list_jobs(names, {job.cluster for job in self.jobs if job.cluster})
+    def _keys(self) -> frozenset[str]:
+        unresolved = {each.sent.key for each in self._unresolved}
+        return frozenset(unresolved.union(state.key for state in self._open.values()))
+
+    def _answer(self, keys: frozenset[str]) -> _Answer:
+        return _Answer(
+            self._command(list_jobs(keys, {job.cluster for job in self.jobs if job.cluster})), keys
+        )
 
     def _command(self, argv: Sequence[str]) -> Completed:
         try:
@@ -272,18 +277,22 @@ class Watcher(threading.Thread):
         except TransportError as error:
             return Completed(None, "", str(error))
 
-    def _hear_squeue(self, completed: Completed) -> None:
-        now, queue = time.monotonic(), read_queue(completed)
+    def _hear_squeue(self, answer: _Answer) -> None:
+        now, queue = time.monotonic(), read_queue(answer.completed)
         if queue is None:
-            self._complain("squeue", f"squeue fails, jobs live on: {completed.words or 'no answer in time'}")
+            self._complain(
+                "squeue", f"squeue fails, jobs live on: {answer.completed.words or 'no answer in time'}"
+            )
             # Absence counts while answers are healthy, without a gap.
             self._open = {run: replace(state, absent=None) for run, state in self._open.items()}
             self._squeue_pace = self._squeue_pace.done(now, self._knobs.squeue_slow_s)
             return
         self._relieve("squeue", "squeue answers again")
-        self._resolve(queue, now)
+        self._resolve(queue, answer.keys, now)
         lively = False
         for (key, job), states in self._by_submission().items():
+            if key not in answer.keys:
+                continue
             sightings = queue.sight(key, job.number, [state.index for state in states])
             for state in states:
                 lively |= self._take(sight(state, sightings[state.index], now))
@@ -299,14 +308,14 @@ class Watcher(threading.Thread):
             grouped.setdefault((state.key, state.job), []).append(state)
         return grouped
 
-    def _resolve(self, queue: Queue, now: float) -> None:
+    def _resolve(self, queue: Queue, asked: frozenset[str], now: float) -> None:
         """Adopt submissions that sbatch did not report, or give them up."""
         unresolved, self._unresolved = self._unresolved, []
         for each in unresolved:
             missed = now if each.missed is None else each.missed
             if number := queue.find(each.sent.key):
                 self._accept(each.sent, JobId(number))
-            elif now - missed < self._knobs.lookup_s:
+            elif each.sent.key not in asked or now - missed < self._knobs.lookup_s:
                 self._unresolved.append(replace(each, missed=missed))
             else:
                 self._abandon(each)
@@ -321,7 +330,7 @@ class Watcher(threading.Thread):
 
     def _cancel(self, runs: Collection[str], *, pending_only: bool) -> None:
         if pending_only and self._open:
-            self._hear_squeue(self._command(self._question()))
+            self._hear_squeue(self._answer(self._keys()))
         for each in self._unresolved:
             if any(run in runs for run, _ in each.sent.claims):
                 self._command(cancel_by_name(each.sent.key, pending_only=pending_only))

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import alchemy_agent
-from alchemy.errors import ConfigurationError
+from alchemy.errors import ConfigurationError, InfrastructureError
 from alchemy.resources import Resources
 from alchemy.result import Result
 from alchemy.runspec import CodeRef, RunSpec
@@ -245,6 +245,14 @@ def test_nothing_is_started_or_written_before_it_is_asked_for(make_stage: MakeSt
     stage.backend.close()
     assert not stage.root.exists()
     assert stage.transport.asked == []
+
+
+def test_a_closed_backend_refuses_to_submit(make_stage: MakeStage) -> None:
+    stage = make_stage()
+    stage.backend.submit([plan("a")])
+    stage.backend.close()
+    with pytest.raises(InfrastructureError, match="does not watch any more"):
+        stage.backend.submit([plan("b")])
 
 
 class TestCheck:
