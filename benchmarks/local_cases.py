@@ -111,7 +111,7 @@ def _commands(number: int) -> dict[str, list[str]]:
         "one case": [*PYTEST, *PLUGIN, "-q", "exp.py", "-k", "i=0"],
         "plain pytest": [*PYTEST, "-q", "test_train.py"],
         "hydra": [sys.executable, "train.py", "--multirun", values],
-        "mlxp": [sys.executable, "train.py", f"+config.{values}"],
+        "mlxp": [sys.executable, "train.py", values],
         "submitit": [sys.executable, "train.py"],
     }
 
