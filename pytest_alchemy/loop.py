@@ -9,6 +9,7 @@ runner, which drives the fixtures of the ordinary tests.
 from __future__ import annotations
 
 import queue
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ from alchemy.errors import ConfigurationError
 from pytest_alchemy.collect import CaseItem
 from pytest_alchemy.events import Finished, Notice
 from pytest_alchemy.live import Live
-from pytest_alchemy.signals import detach_on_signals
+from pytest_alchemy.signals import ctrl_c_sets_flag, detach_on_signals
 
 if TYPE_CHECKING:
     from pytest_alchemy.backends import RemoteBackend
@@ -134,8 +135,9 @@ class Dispatcher:
             self._detach()
             raise
         except KeyboardInterrupt:
-            self._detach()
-            self._offer_to_cancel()
+            with ctrl_c_sets_flag() as again:
+                self._detach()
+                self._offer_to_cancel(again)
             raise
         except BaseException:
             self._detach()
@@ -151,13 +153,11 @@ class Dispatcher:
             for line in self._backend.how_to_return():
                 self._live.say(line)
 
-    def _offer_to_cancel(self) -> None:
+    def _offer_to_cancel(self, again: threading.Event) -> None:
         if not self.detached:
             return
         self._live.say(f"alchemy: press Ctrl-C again within {_SECOND_CTRL_C_S:.0f} s to cancel these jobs")
-        try:
-            time.sleep(_SECOND_CTRL_C_S)
-        except KeyboardInterrupt:
+        if again.wait(_SECOND_CTRL_C_S):
             self._backend.cancel(self.detached)
             self._live.say(f"alchemy: cancelled {len(self.detached)} jobs")
             self.detached = ()

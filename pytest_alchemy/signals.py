@@ -12,7 +12,7 @@ import pytest
 
 from pytest_alchemy.exits import DETACHED
 
-__all__ = ["detach_on_signals"]
+__all__ = ["ctrl_c_sets_flag", "detach_on_signals"]
 
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 
@@ -32,6 +32,20 @@ def detach_on_signals() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def ctrl_c_sets_flag() -> Iterator[threading.Event]:
+    """Let Ctrl-C set the event inside the block instead of raising wherever the program happens to be."""
+    pressed = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield pressed
+        return
+    before = signal.signal(signal.SIGINT, lambda *_: pressed.set())
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _leave(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
