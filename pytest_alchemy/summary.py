@@ -66,7 +66,7 @@ class Summary:
         options = read_options(self._config)
         limit = None if terminalreporter.verbosity > 0 else 30
         for tally in self._tally.experiments.values():
-            terminalreporter.section(f"experiment {tally.name} ({options.backend})", sep="=")
+            terminalreporter.write_sep("=", f"experiment {tally.name} ({options.backend})")
             for line in tally.lines(limit=limit):
                 terminalreporter.write_line(line)
         if self._tally.experiments and options.max_steps:

@@ -288,3 +288,20 @@ def one_case(statement: str, criteria: str = "{}") -> str:
         "def train(ctx):\n"
         f"    {statement}\n"
     )
+
+
+def test_a_shortened_run_is_neither_expected_to_fail_nor_to_pass(project: Project) -> None:
+    project.write(
+        "exp.py",
+        """
+        import alchemy as al, pytest
+        xfail = pytest.mark.xfail
+        exp = al.experiment("x", criteria={"m": "> 1"}, matrix={"value": [
+            pytest.param(0, marks=xfail), pytest.param(1, marks=xfail(strict=True)), pytest.param(2, marks=xfail),
+            pytest.param(3, marks=xfail(run=False))]})
+        @exp.task(total_steps=9)
+        def train(ctx):
+            ctx.log_eval(m=ctx.param("value"))
+        """,
+    )
+    project.run("exp.py", "--alchemy-max-steps=1").assert_outcomes(passed=3, xfailed=1)
