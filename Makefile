@@ -44,7 +44,9 @@ lint: $(VENV)/ready
 	$(VENV)/bin/vermin --quiet --no-tips --violations --target=3.8- agent
 
 bench: $(VENV)/ready
-	set -e; for script in benchmarks/bench_*.py; do $(VENV)/bin/python $$script; done
+	$(VENV)/bin/python -m pip install -qq --disable-pip-version-check --requirement benchmarks/requirements.txt
+	set -e; for name in collect idle_plugin local_cases loop_and_log slurm_array; do \
+		$(VENV)/bin/python -m benchmarks.$$name; done
 
 clean:
 	rm -rf $(VENV) $(DEMO_VENV) report.xml
