@@ -162,40 +162,42 @@ def read_record(path: PathLike, limit: int = RECORD_BYTES) -> Optional[Record]:
 
 
 def write_record(path: PathLike, record: Mapping[str, Any], durable: bool = True) -> None:
-    """Write a record atomically, private to its owner; `durable` waits until it would survive a power loss.
+    """Write a record as `write_bytes` writes a file."""
+    write_bytes(path, _versioned(record), durable)
+
+
+def write_bytes(path: PathLike, data: bytes, durable: bool = True) -> None:
+    """Write a file atomically, private to its owner; `durable` waits until it would survive a power loss.
 
     On NFS an error doesn't prove failure, so it is read back; OSError means that it is not there.
     """
-    path = os.fspath(path)
-    data, temporary = _versioned(record), _temporary(path)
-    try:
-        _put(temporary, data, durable)
-        os.replace(temporary, path)
-        if durable:
-            _sync_directory(os.path.dirname(path))
-    except OSError:
-        _remove(temporary)
-        if not _holds(path, data):
-            raise
+    _commit(os.fspath(path), data, durable, os.replace)
 
 
 def create_record(path: PathLike, record: Mapping[str, Any]) -> bool:
     """Write a record, durably, if its name is free; False if somebody else's content has the name."""
     path = os.fspath(path)
-    data, temporary = _versioned(record), _temporary(path)
     try:
-        _put(temporary, data, durable=True)
-        os.link(temporary, path)  # unlike rename, refuses to replace
-        _sync_directory(os.path.dirname(path))
+        _commit(path, _versioned(record), True, os.link)  # unlike rename, link refuses to replace
     except OSError:
-        if _holds(path, data):
-            return True
         if os.path.lexists(path):
             return False
         raise
+    return True
+
+
+def _commit(path: str, data: bytes, durable: bool, put_in_place: Callable[[str, str], None]) -> None:
+    temporary = _temporary(path)
+    try:
+        _put(temporary, data, durable)
+        put_in_place(temporary, path)
+        if durable:
+            _sync_directory(os.path.dirname(path))
+    except OSError:
+        if not _holds(path, data):
+            raise
     finally:
         _remove(temporary)
-    return True
 
 
 def _versioned(record: Mapping[str, Any]) -> bytes:

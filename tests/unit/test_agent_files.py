@@ -33,6 +33,16 @@ def test_writing_replaces_and_leaves_nothing_beside(tmp_path: Path, durable: boo
     assert names(tmp_path) == ["x.json"]
 
 
+@pytest.mark.parametrize("data", [b"", b"#!/bin/sh\n", bytes(range(256)) * 5000])
+def test_any_bytes_are_written_as_they_are_privately_and_alone(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "script.sh"
+    path.write_bytes(b"before")
+    agent.write_bytes(path, data)
+    assert path.read_bytes() == data
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert names(tmp_path) == ["script.sh"]
+
+
 def test_readers_never_see_a_part_of_a_record(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     agent.write_record(path, {"n": 0, "fill": ""})
