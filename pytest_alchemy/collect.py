@@ -16,8 +16,9 @@ from alchemy.errors import InfrastructureError
 from alchemy.experiment import Experiment, Task
 from alchemy.params import collecting
 from pytest_alchemy import judge
-from pytest_alchemy.facts import describe_case, describe_outcome, describe_run, describe_verdict
+from pytest_alchemy.facts import describe_case, describe_outcome, describe_run, describe_verdict, is_ours
 from pytest_alchemy.judge import Verdict
+from pytest_alchemy.local import reason_of
 from pytest_alchemy.session import Alchemy
 
 if TYPE_CHECKING:
@@ -123,7 +124,9 @@ class CaseItem(pytest.Item):
         self._module = parent.obj
         self._plan: Plan | None = None
         self.outcome: Outcome | None = None
-        """How the run ended; set by the loop for remote backends, by `runtest` otherwise."""
+        """How a job ended, set by the loop of a remote backend; None where the case runs in this process."""
+        self.veto: BaseException | None = None
+        """What a setup hook raised when it was asked, before anything was submitted."""
         for mark in (*case.marks, *getattr(task, "pytestmark", ())):
             mark = getattr(mark, "mark", mark)  # noqa: PLW2901  a decorator or the mark itself
             self.own_markers.append(mark)
@@ -171,13 +174,13 @@ class CaseItem(pytest.Item):
         Raises:
             CaseLost: The machinery lost the run, so pytest reports an error, not a failure.
         """
-        self.user_properties[:] = describe_case(
-            self.task, self.case, self.nodeid, self.alchemy.options.backend
-        )
+        theirs = [each for each in self.user_properties if not is_ours(each[0])]  # a rerun begins anew
+        self.user_properties[:] = theirs
+        self.user_properties += describe_case(self.task, self.case, self.nodeid, self.alchemy.options.backend)
         self.user_properties += describe_run(self.plan.spec.run, self.alchemy.run_directory(self.plan))
         if self.outcome is not None and self.outcome.reason.is_infrastructure:
             self._describe(self.outcome)
-            self.user_properties.append(("alchemy.verdict", Verdict.ERROR.value))
+            self._tell(Verdict.ERROR)
             raise CaseLost(judge.trouble(self.outcome))
 
     def runtest(self) -> None:
@@ -189,41 +192,29 @@ class CaseItem(pytest.Item):
             CaseLost: The run directory can't be written.
         """
         __tracebackhide__ = True
-        if self.outcome is None:
-            self._execute()
-        assert self.outcome is not None  # noqa: S101  for the type checker
-        self._describe(self.outcome)
-        self._judge(self.outcome)
-
-    def _execute(self) -> None:
-        __tracebackhide__ = True
-        try:
-            self.outcome = self.alchemy.execute(self.plan, self.task)
-        except InfrastructureError as error:
-            self.user_properties += [
-                ("alchemy.reason", "infrastructure"),
-                ("alchemy.verdict", Verdict.ERROR.value),
-            ]
-            raise CaseLost(str(error)) from error
-        except BaseException:
-            self.user_properties += [
-                ("alchemy.reason", "user_error"),
-                ("alchemy.verdict", Verdict.ERROR.value),
-            ]
-            raise
-
-    def _judge(self, outcome: Outcome) -> None:
-        __tracebackhide__ = True
+        outcome = self._execute() if self.outcome is None else self.outcome
+        self._describe(outcome)
         if outcome.result is None or outcome.result.error is not None:
-            self.user_properties.append(("alchemy.verdict", Verdict.ERROR.value))
+            self._tell(Verdict.ERROR)
             raise CaseCrashed(judge.crash(outcome))
         verdict = judge.judge_case(
             self.task.criteria, outcome.result, shortened=self.alchemy.is_shortened(self.task)
         )
         self.user_properties += describe_verdict(verdict)
-        self.user_properties.append(("alchemy.verdict", verdict.verdict.value))
+        self._tell(verdict.verdict)
         if verdict.verdict is Verdict.REFUTED:
             raise CriteriaRefuted(judge.refutation(verdict, outcome))
+
+    def _execute(self) -> Outcome:
+        __tracebackhide__ = True
+        try:
+            return self.alchemy.execute(self.plan, self.task)
+        except BaseException as error:
+            self.user_properties.append(("alchemy.reason", reason_of(error).value))
+            self._tell(Verdict.ERROR)
+            if isinstance(error, InfrastructureError):
+                raise CaseLost(str(error)) from error
+            raise
 
     def _describe(self, outcome: Outcome) -> None:
         self.user_properties += describe_outcome(outcome)
@@ -231,6 +222,9 @@ class CaseItem(pytest.Item):
             self.add_report_section("call", "stdout", outcome.stdout)
         if outcome.stderr:
             self.add_report_section("call", "stderr", outcome.stderr)
+
+    def _tell(self, verdict: Verdict) -> None:
+        self.user_properties.append(("alchemy.verdict", verdict.value))
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         """Return our own text for what we raise on purpose, first line first; else a traceback."""

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_alchemy import select
+from pytest_alchemy import terms
 from pytest_alchemy.sniff import declares_experiment
 
 __all__ = ["is_experiment", "is_wanted", "search_paths"]
@@ -62,7 +62,7 @@ def _search_paths(config: pytest.Config) -> tuple[Path, ...] | None:
     if "alchemy_search" in handed_down:  # a worker sees every path as if it had been typed
         paths = handed_down["alchemy_search"]
         return None if paths is None else tuple(map(Path, paths))
-    if select.parse(config.option.keyword or "").terms or "alchemy" in (config.option.markexpr or ""):
+    if terms.parse(config.option.keyword or "").terms or "alchemy" in (config.option.markexpr or ""):
         return None
     named: list[Path] = list(config.getini("alchemy_paths"))
     if config.args_source is not pytest.Config.ArgsSource.INVOCATION_DIR:

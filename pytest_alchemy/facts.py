@@ -7,50 +7,73 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from alchemy.experiment import Experiment, Task
+    from alchemy.experiment import Task
     from alchemy.matrix import Case
     from pytest_alchemy.judge import CaseVerdict
     from pytest_alchemy.outcome import Outcome
 
 __all__ = [
+    "DURATION",
+    "EXPERIMENT",
+    "LOG",
+    "NODE",
+    "OF_SUITE",
     "CaseFacts",
     "Property",
+    "ToldCheck",
     "describe_case",
     "describe_outcome",
     "describe_run",
     "describe_suite",
     "describe_verdict",
+    "is_ours",
 ]
 
 Property = tuple[str, object]
+
+EXPERIMENT: Final = "alchemy.experiment"
+"""On every report of a case and on no other."""
+NODE: Final = "alchemy.node"
+LOG: Final = "alchemy.log"
+"""May come several times."""
+DURATION: Final = "alchemy.duration_s"
+OF_SUITE: Final = "alchemy.suite."
+"""Begins what concerns the experiment as a whole."""
+_OURS = ("alchemy.", "param.", "metric.", "criterion.")
+
+
+def is_ours(name: str) -> bool:
+    """Tell whether a report property is one of those described here."""
+    return name.startswith(_OURS)
 
 
 def describe_case(task: Task, case: Case, node: str, backend: str) -> list[Property]:
     """Return what is known before a case runs; reported even for one that is skipped."""
     return [
-        ("alchemy.experiment", task.experiment.name),
+        (EXPERIMENT, task.experiment.name),
         ("alchemy.task", task.name),
-        ("alchemy.node", node),
+        (NODE, node),
         ("alchemy.case", case.id),
         ("alchemy.backend", backend),
         *((f"param.{name}", str(value)) for name, value in case.params.items()),
-        *describe_suite(task.experiment),
+        *describe_suite(task),
     ]
 
 
-def describe_suite(experiment: Experiment) -> Iterator[Property]:
-    """Yield what concerns the experiment as a whole."""
-    for criterion in experiment.criteria:
-        yield f"alchemy.suite.criterion.{criterion.metric}", criterion.text
+def describe_suite(task: Task) -> Iterator[Property]:
+    """Yield what concerns the experiment as a whole, as far as this task has to do with it."""
+    experiment = task.experiment
+    for criterion in task.criteria:
+        yield f"{OF_SUITE}criterion.{criterion.metric}", criterion.text
     for axis, values in experiment.matrix.items():
-        yield f"alchemy.suite.matrix.{axis}", _some([str(value) for value in values])
+        yield f"{OF_SUITE}matrix.{axis}", _some([str(value) for value in values])
     for tag, value in experiment.tags.items():
-        yield f"alchemy.suite.tag.{tag}", str(value)
+        yield f"{OF_SUITE}tag.{tag}", str(value)
 
 
 def _some(texts: list[str], limit: int = 20) -> str:
@@ -70,9 +93,9 @@ def describe_outcome(outcome: Outcome) -> Iterator[Property]:
     if outcome.attempt:
         yield "alchemy.attempt", outcome.attempt
     yield "alchemy.queued_s", f"{outcome.queued_s:.3f}"
-    yield "alchemy.duration_s", f"{outcome.duration_s:.3f}"
+    yield DURATION, f"{outcome.duration_s:.3f}"
     for log in outcome.logs:
-        yield "alchemy.log", str(log)
+        yield LOG, str(log)
     if outcome.result:
         yield "alchemy.steps", f"{outcome.result.steps}/{outcome.result.total_steps}"
         evaluation = outcome.result.evaluation
@@ -83,8 +106,27 @@ def describe_outcome(outcome: Outcome) -> Iterator[Property]:
 def describe_verdict(verdict: CaseVerdict) -> Iterator[Property]:
     """Yield the checks of a case."""
     for check in verdict.checks:
-        word = "met" if check.ok else "not met"
-        yield f"criterion.{check.criterion.metric}", f"{check.criterion.text}: {word}, {check.shown}"
+        told = ToldCheck(check.criterion.text, check.ok, check.shown)
+        yield f"criterion.{check.criterion.metric}", str(told)
+
+
+@dataclass(frozen=True, slots=True)
+class ToldCheck:
+    """A check as a property tells it: `> 0.3: not met, 0.271`."""
+
+    wanted: str
+    is_met: bool
+    shown: str
+
+    def __str__(self) -> str:
+        return f"{self.wanted}: {'met' if self.is_met else 'not met'}, {self.shown}"
+
+    @classmethod
+    def read(cls, text: str) -> ToldCheck:
+        """Read what `str` wrote."""
+        wanted, _, rest = text.partition(": ")
+        word, _, shown = rest.partition(", ")
+        return cls(wanted, word == "met", shown)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +139,15 @@ class CaseFacts:
     def of(cls, properties: Iterable[tuple[str, object]]) -> CaseFacts | None:
         """Read the `user_properties` of a report; None if it is not one of ours."""
         values = {name: str(value) for name, value in properties}
-        return cls(values) if "alchemy.experiment" in values else None
+        return cls(values) if EXPERIMENT in values else None
 
     def get(self, name: str) -> str:
         """Return one `alchemy.` property, empty if the report has none."""
         return self.values.get(f"alchemy.{name}", "")
+
+    def checks(self) -> dict[str, ToldCheck]:
+        """Return the checks by metric, in order."""
+        return {metric: ToldCheck.read(text) for metric, text in self.group("criterion").items()}
 
     def group(self, prefix: str) -> dict[str, str]:
         """Return the properties below a prefix such as `criterion`, without it, in order."""

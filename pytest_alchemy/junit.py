@@ -35,6 +35,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_alchemy.facts import EXPERIMENT
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -57,7 +59,7 @@ class JUnit:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Remember the report if it is one of a case: each report has what the ones before it had."""
-        if not any(name == "alchemy.experiment" for name, _ in report.user_properties):
+        if not any(name == EXPERIMENT for name, _ in report.user_properties):
             return
         from pytest_alchemy.junit_suites import Printed  # here, so that only experiments pay for junitparser
 

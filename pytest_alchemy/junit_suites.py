@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 from junitparser import Attr, JUnitXmlError, SystemErr, SystemOut, xunit2
 from junitparser.junitparser import Result
 
+from pytest_alchemy.facts import DURATION, EXPERIMENT, LOG, NODE, OF_SUITE
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
 __all__ = ["Case", "Printed", "Report", "Suite", "escape", "excerpt", "read", "regroup"]
 
-EXPERIMENT, NODE, LOG, DURATION = "alchemy.experiment", "alchemy.node", "alchemy.log", "alchemy.duration_s"
-OF_SUITE = "alchemy.suite."
 CASE_LIMIT = 64 * 1024
 """Bytes of output kept per case."""
 FILE_LIMIT = 16 * 1024 * 1024

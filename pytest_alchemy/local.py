@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from alchemy.runspec import RunSpec
     from pytest_alchemy.backends import Plan
 
-__all__ = ["LocalBackend", "from_config"]
+__all__ = ["LocalBackend", "from_config", "reason_of"]
 
 _EVIDENCE = "ran in the pytest process"
 
@@ -64,7 +64,7 @@ class LocalBackend:
         try:
             result = self._run(plan.spec, task.name, attempt)
         except BaseException as error:
-            self._conclude(attempt, _reason(error), time.monotonic() - started)
+            self._conclude(attempt, reason_of(error), time.monotonic() - started)
             raise
         self._conclude(attempt, Reason.COMPLETED, time.monotonic() - started)
         return _outcome(plan, attempt, result)
@@ -144,7 +144,8 @@ def _environment(spec: RunSpec, attempt: agent.AttemptDir) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _reason(error: BaseException) -> Reason:
+def reason_of(error: BaseException) -> Reason:
+    """Name the reason of a run that ended with this exception in this process."""
     match error:
         case KeyboardInterrupt():
             return Reason.CANCELLED

@@ -5,6 +5,7 @@ Kept free of the SDK: these lines run in every pytest session of everybody who h
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import uuid
 from collections.abc import Mapping
@@ -67,10 +68,9 @@ def add_options(parser: pytest.Parser) -> None:
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError(text)
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a positive whole number, not {text!r}")
+    return int(text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,9 +134,8 @@ def _local_max_steps(config: pytest.Config, backend: str) -> int | None:
         return None
     try:
         return _positive(text)
-    except ValueError:
-        message = f"ini key alchemy_local_max_steps must be a positive whole number, not {text!r}"
-        raise pytest.UsageError(message) from None
+    except argparse.ArgumentTypeError as error:
+        raise pytest.UsageError(f"ini key alchemy_local_max_steps {error}") from None
 
 
 def find_backends(config: pytest.Config) -> Mapping[str, BackendFactory]:

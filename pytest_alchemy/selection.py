@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from pytest_alchemy.select import Selection, parse
+from pytest_alchemy.terms import Selection, parse
 
 __all__ = ["UNKNOWN", "UnknownNames", "typed_keywords"]
 

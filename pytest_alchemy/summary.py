@@ -64,10 +64,9 @@ class Summary:
         if terminalreporter.verbosity < 0:
             return
         options = read_options(self._config)
-        limit = None if terminalreporter.verbosity > 0 else 30
         for tally in self._tally.experiments.values():
             terminalreporter.write_sep("=", f"experiment {tally.name} ({options.backend})")
-            for line in tally.lines(limit=limit):
+            for line in tally.lines(limit=None) if terminalreporter.verbosity > 0 else tally.lines():
                 terminalreporter.write_line(line)
         if self._tally.experiments and options.max_steps:
             terminalreporter.write_line(

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from pytest_alchemy.facts import CaseFacts
+from pytest_alchemy.facts import CaseFacts, ToldCheck
 
 __all__ = ["CaseRow", "ExperimentTally", "Tally"]
 
@@ -67,17 +67,18 @@ def _most_telling(rows: Sequence[CaseRow], limit: int) -> list[CaseRow]:
 
 
 def _table(rows: Sequence[CaseRow]) -> list[str]:
-    criteria = list(dict.fromkeys(name for row in rows for name in row.facts.group("criterion")))
-    header = ["case", *(_criterion(rows, name) for name in criteria), "steps", "time", "verdict"]
+    checks = [row.facts.checks() for row in rows]
+    wanted = {metric: check.wanted for each in checks for metric, check in each.items()}
+    header = ["case", *(f"{metric} {text}" for metric, text in wanted.items()), "steps", "time", "verdict"]
     body = [
         [
             row.facts.get("case") or row.facts.get("task"),
-            *(_value(row, name) for name in criteria),
+            *(_shown(each.get(metric)) for metric in wanted),
             row.facts.get("steps"),
             _seconds(row.facts.get("duration_s")),
             row.words,
         ]
-        for row in rows
+        for row, each in zip(rows, checks, strict=True)
     ]
     widths = [max(len(line[column]) for line in [header, *body]) for column in range(len(header))]
     return [
@@ -86,15 +87,10 @@ def _table(rows: Sequence[CaseRow]) -> list[str]:
     ]
 
 
-def _criterion(rows: Iterable[CaseRow], name: str) -> str:
-    texts = (row.facts.group("criterion").get(name, "") for row in rows)
-    return f"{name} {next(filter(None, texts), '').partition(':')[0]}"
-
-
-def _value(row: CaseRow, name: str) -> str:
-    check = row.facts.group("criterion").get(name, "")
-    word, _, value = check.partition(": ")[2].rpartition(", ")
-    return f"{value} NO" if word == "not met" else value
+def _shown(check: ToldCheck | None) -> str:
+    if check is None:
+        return ""
+    return check.shown if check.is_met else f"{check.shown} NO"
 
 
 def _seconds(text: str) -> str:

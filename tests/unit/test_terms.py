@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_alchemy.select import parse
+from pytest_alchemy.terms import parse
 
 CASE = {
     "ctx_len": 16,
