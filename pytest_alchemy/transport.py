@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,22 +117,12 @@ class LocalTransport:
     def mkdir(self, path: str) -> None:
         """Make a private directory and its parents, unless they are there."""
         with _translated(path):
-            _make(Path(path))
+            alchemy_agent.make_directory(path)
 
     def put(self, path: str, data: bytes) -> None:
         """Write a whole file atomically and durably."""
-        target, temporary = Path(path), _beside(path)
         with _translated(path):
-            try:
-                _write(temporary, data)
-                temporary.replace(target)
-            except OSError:
-                # On NFS a rename may report failure and have happened.
-                if not _holds(target, data):
-                    raise
-            finally:
-                temporary.unlink(missing_ok=True)
-            _sync(target.parent)
+            alchemy_agent.write_bytes(path, data)
 
     def create(self, path: str, record: Mapping[str, Any]) -> bool:
         """Write a JSON record if its name is free; False if somebody else's content has it."""
@@ -141,13 +131,13 @@ class LocalTransport:
 
     def publish(self, directory: str, files: Mapping[str, bytes]) -> None:
         """Build the directory beside its place and rename it; losing the race is success."""
-        target, temporary = Path(directory), _beside(directory)
+        target = Path(directory)
         with _translated(directory):
+            temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
             try:
-                _make(temporary)
                 for name, data in files.items():
-                    _make((temporary / name).parent)
-                    _write(temporary / name, data)
+                    alchemy_agent.make_directory(str((temporary / name).parent))
+                    alchemy_agent.write_bytes(temporary / name, data)
                 temporary.rename(target)
             except OSError:
                 if not target.is_dir():
@@ -204,31 +194,6 @@ def _translated(path: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise TransportError(f"{path}: {error.strerror or error}") from error
-
-
-def _make(directory: Path) -> None:
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-
-
-def _beside(path: str) -> Path:
-    """Return a name nobody else uses, in the same directory, that readers ignore."""
-    target = Path(path)
-    return target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(6)}.tmp")
-
-
-def _write(path: Path, data: bytes) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(fd, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(fd)
-
-
-def _holds(path: Path, data: bytes) -> bool:
-    try:
-        return path.read_bytes() == data
-    except OSError:
-        return False
 
 
 def _sync(directory: Path) -> None:
