@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 import alchemy_agent
 from alchemy.errors import InfrastructureError
+from pytest_alchemy.root import check_writable, make_root
 
 __all__ = ["Completed", "LocalTransport", "News", "Transport", "TransportError", "command_environment"]
 
@@ -59,6 +60,9 @@ class Transport(Protocol):
 
     def exists(self, path: str) -> bool:
         """Tell whether something has this name."""
+
+    def prepare(self, root: str) -> None:
+        """Make the run root unless it is there, and make sure that it can be written."""
 
     def mkdir(self, path: str) -> None:
         """Make a private directory and its parents, unless they are there."""
@@ -113,6 +117,12 @@ class LocalTransport:
     def exists(self, path: str) -> bool:
         """Tell whether something has this name."""
         return os.path.lexists(path)
+
+    def prepare(self, root: str) -> None:
+        """Make the run root unless it is there, and make sure that it can be written."""
+        with _translated(root):
+            make_root(Path(root))
+            check_writable(Path(root))
 
     def mkdir(self, path: str) -> None:
         """Make a private directory and its parents, unless they are there."""

@@ -132,10 +132,9 @@ class Submitter:
 
     def _check_root(self) -> None:
         try:
-            for directory in (self._root, f"{self._root}/jobs", f"{self._root}/submissions"):
-                self._transport.mkdir(directory)
-            # Shows that a file can be written, and keeps a root inside a repository out of it.
-            self._transport.put(f"{self._root}/.gitignore", b"# Created by pytest-alchemy.\n*\n")
+            self._transport.prepare(self._root)
+            for directory in ("jobs", "submissions"):
+                self._transport.mkdir(f"{self._root}/{directory}")
         except TransportError as error:
             raise ConfigurationError(
                 f"the run root can't be written: {error}; choose another with --alchemy-root, on a file "

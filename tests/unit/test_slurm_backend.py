@@ -265,6 +265,14 @@ class TestCheck:
         with pytest.raises(ConfigurationError, match=r"can't be written.*--alchemy-root"):
             make_stage(root=tmp_path / "file" / "root").backend.check([])
 
+    def test_a_directory_that_is_there_already_loses_nothing(
+        self, make_stage: MakeStage, tmp_path: Path
+    ) -> None:
+        (tmp_path / ".gitignore").write_text("theirs\n")
+        make_stage(root=tmp_path).backend.check([])
+        assert (tmp_path / ".gitignore").read_text() == "theirs\n"
+        assert {path.name for path in tmp_path.iterdir()} == {".gitignore", "jobs", "submissions"}
+
     def test_a_root_that_slurm_would_misread(self, make_stage: MakeStage, tmp_path: Path) -> None:
         with pytest.raises(ConfigurationError, match="the run root can't hold"):
             make_stage(root=tmp_path / "a\nb").backend.check([])

@@ -154,7 +154,13 @@ def test_a_scan_brings_only_news(transport: Transport, tmp_path: Path) -> None:
     assert transport.scan(["run"]) == {}
 
 
-@pytest.mark.parametrize("call", ["put", "mkdir", "create", "publish", "claim"])
+def test_a_root_is_made_and_tried(transport: Transport, tmp_path: Path) -> None:
+    transport.prepare(str(tmp_path / "a" / "root"))
+    transport.prepare(str(tmp_path / "a" / "root"))
+    assert [path.name for path in (tmp_path / "a" / "root").iterdir()] == [".gitignore"]
+
+
+@pytest.mark.parametrize("call", ["prepare", "put", "mkdir", "create", "publish", "claim"])
 def test_what_can_not_be_written_is_a_transport_error_that_names_the_path(
     transport: Transport, tmp_path: Path, call: str
 ) -> None:
