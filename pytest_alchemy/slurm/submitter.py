@@ -6,7 +6,7 @@ import hashlib
 import secrets
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from pytest_alchemy.slurm.settings import SlurmSettings
     from pytest_alchemy.transport import Completed, Transport
 
-__all__ = ["Batch", "Sent", "Submitter"]
+__all__ = ["Batch", "Prepared", "Sent", "Submitter"]
 
 _PROGRAMS = ("sbatch", "squeue", "scancel", "scontrol")
 _WHICH = ("/bin/sh", "-c", 'for name; do command -v "$name" >/dev/null || echo "$name"; done', "sh")
@@ -55,13 +55,26 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
+class Prepared:
+    """A batch that is written down and can be handed to sbatch."""
+
+    key: str
+    directory: str
+    """`submissions/<key>` below the root."""
+    claims: tuple[tuple[str, int], ...]
+    """Run id and submission number, by array index."""
+    command: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Sent:
     """A batch that was handed to sbatch."""
 
     key: str
     claims: tuple[tuple[str, int], ...]
-    """Run id and submission number, by array index."""
     answer: Answer
+    trouble: str | None = None
+    """Why the answer could not be written down."""
 
 
 class Submitter:
@@ -104,24 +117,28 @@ class Submitter:
         for resources, group in groups.items():
             yield from (Batch(tuple(chunk), resources) for chunk in chunked(group, self._array_size))
 
-    def submit(self, batch: Batch) -> Sent:
-        """Write run directories, claims and the intent; submit; write the answer down.
+    def prepare(self, batch: Batch) -> Prepared:
+        """Write run directories, claims and the intent.
 
         Raises:
-            TransportError: The files could not be written, and nothing was submitted.
+            TransportError: The files could not be written.
         """
         self._number += 1
         key = submission_key(self._settings.session, self._number, secrets.token_hex(3))
         submission = self._describe(key, batch)
         claims = self._claim(batch, key)
-        command = sbatch_command(submission)
+        command = tuple(sbatch_command(submission))
         self._write_intent(submission, claims, command)
+        return Prepared(key, submission.directory, claims, command)
+
+    def send(self, prepared: Prepared) -> Sent:
+        """Submit and write the answer down. From here on there may be jobs, so nothing is raised."""
         try:
-            answer = read_answer(self._transport.run(command, timeout_s=self._settings.knobs.submit_s))
+            completed = self._transport.run(prepared.command, timeout_s=self._settings.knobs.submit_s)
+            answer = read_answer(completed)
         except TransportError as error:
             answer = Refused(str(error))  # sbatch did not even start
-        self._record(f"{submission.directory}/answer.json", _answer_record(answer))
-        return Sent(key, claims, answer)
+        return Sent(prepared.key, prepared.claims, answer, self._write_answer(prepared, answer))
 
     @property
     def _python(self) -> str:
@@ -191,8 +208,8 @@ class Submitter:
         self._transport.mkdir(submission.directory)
         self._transport.put(f"{submission.directory}/script.sh", text)
         runs = [{"run": run, "attempt": k} for run, k in claims]
-        self._record(f"{submission.directory}/index.json", {"runs": runs})
-        self._record(
+        self._transport.create(f"{submission.directory}/index.json", {"runs": runs})
+        self._transport.create(
             f"{submission.directory}/intent.json",
             {
                 "key": submission.key,
@@ -203,8 +220,12 @@ class Submitter:
             },
         )
 
-    def _record(self, path: str, record: Mapping[str, Any]) -> None:
-        self._transport.create(path, record)
+    def _write_answer(self, prepared: Prepared, answer: Answer) -> str | None:
+        try:
+            self._transport.create(f"{prepared.directory}/answer.json", _answer_record(answer))
+        except TransportError as error:
+            return f"sbatch's answer to {prepared.key} could not be written down: {error}"
+        return None
 
 
 def _answer_record(answer: Answer) -> dict[str, Any]:

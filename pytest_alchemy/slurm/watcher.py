@@ -165,13 +165,17 @@ class Watcher(threading.Thread):
 
     def _submit_batch(self, batch: Batch) -> None:
         try:
-            self._sent(self._submitter.submit(batch))
+            prepared = self._submitter.prepare(batch)
         except TransportError as error:
             for plan in batch.plans:
                 evidence = f"it could not be written down: {error}"
                 self._finish_early(plan.spec.run, Reason.INFRASTRUCTURE, evidence)
+            return
+        self._sent(self._submitter.send(prepared))
 
     def _sent(self, sent: Sent) -> None:
+        if sent.trouble:
+            self.events.put(Notice(sent.trouble))
         match sent.answer:
             case Accepted(job):
                 self._accept(sent, job)

@@ -224,6 +224,22 @@ def test_what_can_not_be_written_down_is_not_submitted(make_stage: MakeStage, tm
     assert stage.transport.calls("sbatch") == []
 
 
+def test_jobs_whose_number_can_not_be_written_down_are_watched_all_the_same(make_stage: MakeStage) -> None:
+    class Full(Scripted):
+        def create(self, path: str, record: Mapping[str, Any]) -> bool:
+            if path.endswith("/answer.json"):
+                raise TransportError(f"{path}: Disk quota exceeded")
+            return super().create(path, record)
+
+    stage = make_stage(Full)
+    stage.backend.submit([plan("a"), plan("b")])
+    stage.play("a")
+    stage.play("b")
+    assert [outcome.reason for outcome in stage.outcomes(plan("a"), plan("b"))] == [Reason.COMPLETED] * 2
+    (notice,) = stage.notices()
+    assert "answer.json: Disk quota exceeded" in notice
+
+
 def test_the_watcher_survives_a_receipt_that_was_closed_by_somebody_else(make_stage: MakeStage) -> None:
     stage = make_stage()
     stage.backend.submit([plan("a")])
