@@ -8,8 +8,9 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 from alchemy.errors import InfrastructureError
+from pytest_alchemy.slurm.requests import Cancel, Close, Submit
 from pytest_alchemy.slurm.submitter import Submitter
-from pytest_alchemy.slurm.watcher import Cancel, Close, Submit, Watcher
+from pytest_alchemy.slurm.watcher import Watcher
 from pytest_alchemy.transport import LocalTransport
 
 if TYPE_CHECKING:

@@ -12,13 +12,14 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from pytest_alchemy.events import Event, Finished, Notice, Queued
 from pytest_alchemy.outcome import Reason
 from pytest_alchemy.slurm.receipts import close_receipt, outcome_of, unsubmitted
+from pytest_alchemy.slurm.requests import Answer, Cancel, Close, Request, Submit
 from pytest_alchemy.slurm.squeue import JobId, Queue, list_jobs, read_queue
 from pytest_alchemy.slurm.submission import Accepted, Refused, Unclear, cancel_by_name, cancel_command
 from pytest_alchemy.slurm.watch import Pace, RunState, conclude, hear, sight, silence
@@ -32,38 +33,10 @@ if TYPE_CHECKING:
     from pytest_alchemy.slurm.watch import Conclusion, Stirred
     from pytest_alchemy.transport import Transport
 
-__all__ = ["Cancel", "Close", "Submit", "Watcher"]
+__all__ = ["Watcher"]
 
 _SCAN_SHARE = 10
 """Scans take at most every tenth second, however many runs there are."""
-
-
-@dataclass(frozen=True, slots=True)
-class Submit:
-    """Submit these and set `done`."""
-
-    plans: Sequence[Plan]
-    done: threading.Event = field(default_factory=threading.Event)
-
-
-@dataclass(frozen=True, slots=True)
-class Cancel:
-    """End these runs, or those of them that wait."""
-
-    runs: frozenset[str]
-    pending_only: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Close:
-    """Stop watching."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    completed: Completed
-    keys: frozenset[str]
-    """The submissions asked about: of others, silence means nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +47,6 @@ class _Unresolved:
     words: str
     missed: float | None = None
     """Since when healthy answers don't list it."""
-
-
-Request: TypeAlias = Submit | Cancel | Close | _Answer
 
 
 class Watcher(threading.Thread):
@@ -151,7 +121,7 @@ class Watcher(threading.Thread):
                 self._cancel(runs, pending_only=pending_only)
             case Close():
                 self._closing = True
-            case _Answer():
+            case Answer():
                 self._asking = False
                 self._hear_squeue(request)
 
@@ -270,10 +240,8 @@ class Watcher(threading.Thread):
         unresolved = {each.sent.key for each in self._unresolved}
         return frozenset(unresolved.union(state.key for state in self._open.values()))
 
-    def _answer(self, keys: frozenset[str]) -> _Answer:
-        return _Answer(
-            self._command(list_jobs(keys, {job.cluster for job in self.jobs if job.cluster})), keys
-        )
+    def _answer(self, keys: frozenset[str]) -> Answer:
+        return Answer(self._command(list_jobs(keys, {job.cluster for job in self.jobs if job.cluster})), keys)
 
     def _command(self, argv: Sequence[str]) -> Completed:
         try:
@@ -281,7 +249,7 @@ class Watcher(threading.Thread):
         except TransportError as error:
             return Completed(None, "", str(error))
 
-    def _hear_squeue(self, answer: _Answer) -> None:
+    def _hear_squeue(self, answer: Answer) -> None:
         now, queue = time.monotonic(), read_queue(answer.completed)
         if queue is None:
             self._complain(
