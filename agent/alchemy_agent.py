@@ -1107,24 +1107,23 @@ class _View:
     def poll(self) -> Record:
         news: Record = {}
         try:
-            names = _attempts_in_order(os.listdir(self._attempts))
-            if names:
-                self._turn_to(names[-1], news)
-                self._read_attempt(news)
+            # A stale listing may show older attempts only, or none: the one that was told stays.
+            key = max([self._key, *map(_numbers, os.listdir(self._attempts))])
+            path = os.path.join(self._attempts, attempt_name(*key))
+            present = os.listdir(path)
         except FileNotFoundError:
-            pass  # not started, or not visible yet
+            return news  # not started, or not visible yet
         except OSError as error:
-            news["problem"] = f"{type(error).__name__}: {error}"
+            return {"problem": f"{type(error).__name__}: {error}"}
+        # From here on nothing raises: what is ticked off as told is told.
+        if key > self._key:
+            self._key, self._path, self._missing, self._last = key, path, set(_ONCE), {}
+            news["attempt"] = os.path.basename(path)
+        self._read_attempt(present, news)
         return news
 
-    def _turn_to(self, name: str, news: Record) -> None:
-        if _numbers(name) > self._key:  # a stale listing may show an older one
-            self._key, self._path = _numbers(name), os.path.join(self._attempts, name)
-            self._missing, self._last = set(_ONCE), {}
-            news["attempt"] = name
-
-    def _read_attempt(self, news: Record) -> None:
-        present, running = os.listdir(self._path), "exit" in self._missing
+    def _read_attempt(self, present: List[str], news: Record) -> None:
+        running = "exit" in self._missing
         for name in [n for n in _ONCE if n in self._missing and n + ".json" in present]:
             record = read_record(os.path.join(self._path, name + ".json"))
             if record is not None:
@@ -1139,7 +1138,7 @@ class _View:
         try:
             data = _read(f"{self._path}/ranks/0/{name}.json", RECORD_BYTES)
             record = loads(data) if data != last else {}
-        except (FileNotFoundError, ValueError):
+        except (OSError, ValueError):  # missing, torn, a stale handle: no news, and no loss of other news
             return
         incarnation, seq = record.get("incarnation"), record.get("seq")
         # A cache may show an older record after a newer one.

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
 import alchemy_agent as agent
-from tests.support.agentlab import make_attempt
+from tests.support.agentlab import make_attempt, python
 
 
 def test_what_is_new_is_told_once(tmp_path: Path) -> None:
@@ -117,6 +119,50 @@ def test_a_directory_that_cannot_be_read_is_a_problem_each_time_and_no_other_run
         news = scanner.poll(["broken", "healthy"])
         assert "NotADirectoryError" in news["broken"]["problem"]
         assert set(news.get("healthy", {})) == expected
+
+
+def test_a_heartbeat_that_cannot_be_read_hides_no_receipt(tmp_path: Path) -> None:
+    attempt, scanner = make_attempt(tmp_path), agent.Scanner(tmp_path)
+    Path(attempt.rank(0)).mkdir(parents=True)
+    (Path(attempt.rank(0)) / "heartbeat.json").symlink_to("heartbeat.json")  # ELOOP
+    agent.begin(attempt)
+    agent.finish(attempt, 0, None, 1.0)
+    assert sorted(scanner.poll(["run-1"])["run-1"]) == ["attempt", "exit", "start"]
+    assert scanner.poll(["run-1"]) == {}
+
+
+SCAN = """
+import json, sys, alchemy_agent as agent
+scanner = agent.Scanner(sys.argv[1])
+for _ in range(2):
+    print(json.dumps(sorted(scanner.poll(["run-1"]).get("run-1", {}))))
+"""
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+@pytest.mark.parametrize("error", ["ESTALE", "EIO"])
+@pytest.mark.parametrize(
+    ("below", "call", "polls"),
+    [
+        ("attempts/1-r0/ranks/0/heartbeat.json", "openat", [["attempt", "exit", "start"], []]),
+        ("attempts/1-r0/ranks/0/heartbeat.json", "read", [["attempt", "exit", "start"], []]),
+        ("attempts/1-r0/start.json", "openat", [["attempt", "exit", "heartbeat"], ["start"]]),
+        ("attempts/1-r0", "getdents64", [["problem"], ["attempt", "exit", "heartbeat", "start"]]),
+        ("attempts", "getdents64", [["problem"], ["attempt", "exit", "heartbeat", "start"]]),
+    ],
+)
+def test_an_error_of_the_file_system_delays_news_and_loses_no_receipt(
+    tmp_path: Path, error: str, below: str, call: str, polls: list[list[str]]
+) -> None:
+    attempt = make_attempt(tmp_path)
+    agent.Heartbeat(attempt, agent.begin(attempt)).beat()
+    agent.finish(attempt, 0, None, 1.0)
+    where = ["-P", f"{attempt.run_dir.path}/{below}", "-e", f"inject={call}:error={error}:when=1"]
+    command = ["strace", "-qq", "-o", os.devnull, *where, *python(SCAN), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if "ptrace" in done.stderr:
+        pytest.skip("this machine does not let strace inject faults")
+    assert [json.loads(line) for line in done.stdout.splitlines()] == polls, done.stderr
 
 
 def test_only_the_runs_asked_for_are_read(tmp_path: Path) -> None:
