@@ -276,6 +276,7 @@ def make_directory(path: str) -> None:
 # --- Paths: nobody else joins them -----------------------------------------------------------------
 
 _ATTEMPT_NAME = re.compile(r"([1-9][0-9]{0,8})-r(0|[1-9][0-9]{0,8})", re.ASCII)
+_CLAIM_NAME = re.compile(r"([1-9][0-9]{0,8})\.json", re.ASCII)
 
 
 class RunDir:
@@ -369,11 +370,13 @@ def claim_attempt(run_dir: RunDir, k: int, restarts: int) -> AttemptDir:
 
 
 def next_claim(run_dir: RunDir, by: str) -> int:
-    """Take the smallest free submission number, 1 or more; `by` names the taker for people."""
+    """Take the submission number after the highest one taken, 1 at first; `by` names the taker for people."""
     make_directory(run_dir.claims)
-    claim, k = {"by": by, "time": _now(), "nonce": os.urandom(8).hex()}, 1
+    taken = map(_CLAIM_NAME.fullmatch, os.listdir(run_dir.claims))
+    k = max((int(match[1]) for match in taken if match), default=0) + 1
+    claim = {"by": by, "time": _now(), "nonce": os.urandom(8).hex()}
     while not create_record(os.path.join(run_dir.claims, f"{k}.json"), claim):
-        k += 1
+        k += 1  # somebody was quicker, or the listing was stale
     return k
 
 

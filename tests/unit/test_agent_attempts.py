@@ -97,6 +97,14 @@ def test_claims_of_many_threads_are_all_different(tmp_path: Path) -> None:
     assert sorted(taken) == list(range(1, 31))
 
 
+def test_a_claim_goes_past_the_highest_so_that_a_late_one_costs_what_the_first_does(tmp_path: Path) -> None:
+    run_dir = agent.RunDir(tmp_path / "jobs" / "x")
+    Path(run_dir.claims).mkdir(parents=True)
+    for name in ("1.json", "1000.json", ".2000.json.1.aa.tmp", "3000.json~", "x.json", "04000.json"):
+        (Path(run_dir.claims) / name).touch()
+    assert [agent.next_claim(run_dir, "me") for _ in range(2)] == [1001, 1002]
+
+
 def test_the_receipt_names_run_and_attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "4711")
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
