@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from alchemy.errors import InfrastructureError
 from pytest_alchemy.slurm.requests import Cancel, Close, Submit
+from pytest_alchemy.slurm.submission import cancel_by_name
 from pytest_alchemy.slurm.submitter import Submitter
 from pytest_alchemy.slurm.watcher import Watcher
 from pytest_alchemy.transport import LocalTransport
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from pytest_alchemy.backends import Plan
     from pytest_alchemy.events import Event
     from pytest_alchemy.slurm.settings import SlurmSettings
+    from pytest_alchemy.slurm.squeue import JobId
     from pytest_alchemy.transport import Transport
 
 __all__ = ["SlurmBackend"]
@@ -53,7 +55,8 @@ class SlurmBackend:
     def submit(self, plans: Sequence[Plan]) -> None:
         """Submit all of them and return; what Slurm refuses comes back as Finished.
 
-        The worker does it, so a Ctrl-C here never cuts an sbatch in two.
+        The worker does it, so a Ctrl-C here never cuts an sbatch in two; what was not handed to sbatch by
+        then is not submitted.
 
         Raises:
             InfrastructureError: The backend was closed, or its worker has failed.
@@ -63,9 +66,13 @@ class SlurmBackend:
         elif not self._watcher.is_alive():
             raise InfrastructureError("this Slurm backend does not watch any more, so it can't submit")
         request = Submit(tuple(plans))
-        self._watcher.inbox.put(request)
-        while not request.done.wait(_ALIVE_S) and self._watcher.is_alive():
-            pass
+        try:
+            self._watcher.inbox.put(request)
+            while not request.done.wait(_ALIVE_S) and self._watcher.is_alive():
+                pass
+        except BaseException:  # Ctrl-C, a signal: the sbatch under way is finished, the rest is left
+            self._watcher.leaving.set()
+            raise
 
     def events(self) -> SimpleQueue[Event]:
         """Return the queue on which news of every submitted run arrives, each run's Finished exactly once."""
@@ -78,20 +85,36 @@ class SlurmBackend:
 
     def how_to_return(self) -> list[str]:
         """Return lines for a person who leaves while runs live on."""
-        jobs = self._watcher.jobs
-        if not jobs:
+        names, jobs = self._watcher.names, self._watcher.jobs
+        if not names and not jobs:
             return []
-        numbers = [job.number for job in jobs]
-        clusters = sorted({job.cluster for job in jobs if job.cluster})
-        where = [f"--clusters={','.join(clusters)}"] if clusters else []
         return [
             f"the jobs live on in Slurm; their files are in {self._settings.root}/jobs",
-            f"see them with:  {shlex.join(['squeue', *where, '--jobs=' + ','.join(numbers)])}",
-            f"end them with:  {shlex.join(['scancel', *where, *numbers])}",
+            *(_ways_to_names(names) if names else ()),
+            *(_ways_to_jobs(jobs) if jobs else ()),
         ]
 
     def close(self) -> None:
         """Stop watching. Runs live on."""
+        self._watcher.leaving.set()
         if self._watcher.is_alive():
             self._watcher.inbox.put(Close())
             self._watcher.join(self._settings.knobs.close_s)
+
+
+def _ways_to_names(names: Sequence[str]) -> list[str]:
+    """Say how to find and end submissions whose number isn't known."""
+    return [
+        f"see what has no number yet with:  {shlex.join(['squeue', '--me', '--name=' + ','.join(names)])}",
+        *(f"end it with:  {shlex.join(cancel_by_name(name))}" for name in names),
+    ]
+
+
+def _ways_to_jobs(jobs: Sequence[JobId]) -> list[str]:
+    numbers = [job.number for job in jobs]
+    clusters = sorted({job.cluster for job in jobs if job.cluster})
+    where = [f"--clusters={','.join(clusters)}"] if clusters else []
+    return [
+        f"see them with:  {shlex.join(['squeue', *where, '--jobs=' + ','.join(numbers)])}",
+        f"end them with:  {shlex.join(['scancel', *where, *numbers])}",
+    ]

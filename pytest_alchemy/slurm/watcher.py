@@ -58,6 +58,10 @@ class Watcher(threading.Thread):
         self.events: SimpleQueue[Event] = SimpleQueue()
         self.jobs: tuple[JobId, ...] = ()
         """Jobs of which runs are open, replaced as a whole: other threads may read it."""
+        self.names: tuple[str, ...] = ()
+        """Submissions of which no job is known, or not yet; to be read before `jobs`."""
+        self.leaving = threading.Event()
+        """Set by other threads: what is not submitted yet stays so."""
         self._settings = settings
         self._knobs = settings.knobs
         self._root = str(settings.root)
@@ -134,14 +138,28 @@ class Watcher(threading.Thread):
         self._scan_pace, self._squeue_pace = self._scan_pace.hurry(now), self._squeue_pace.hurry(now)
 
     def _submit_batch(self, batch: Batch) -> None:
+        if self.leaving.is_set():
+            return self._leave_out(batch)
         try:
             prepared = self._submitter.prepare(batch)
         except TransportError as error:
-            for plan in batch.plans:
-                evidence = f"it could not be written down: {error}"
-                self._finish_early(plan.spec.run, Reason.INFRASTRUCTURE, evidence)
-            return
-        self._sent(self._submitter.send(prepared))
+            evidence = f"it could not be written down: {error}"
+            return self._leave_out(batch, Reason.INFRASTRUCTURE, evidence)
+        # Who leaves sets `leaving` and then reads `names`: either we see the one, or they see the other.
+        self.names = (*self.names, prepared.key)
+        if self.leaving.is_set():
+            self._forget_name(prepared.key)
+            return self._leave_out(batch)
+        return self._sent(self._submitter.send(prepared))
+
+    def _leave_out(
+        self,
+        batch: Batch,
+        reason: Reason = Reason.CANCELLED,
+        evidence: str = "not submitted: the session was left",
+    ) -> None:
+        for plan in batch.plans:
+            self._finish_early(plan.spec.run, reason, evidence)
 
     def _sent(self, sent: Sent) -> None:
         if sent.trouble:
@@ -150,8 +168,7 @@ class Watcher(threading.Thread):
             case Accepted(job):
                 self._accept(sent, job)
             case Refused(words):
-                for run, _ in sent.claims:
-                    self._finish_early(run, Reason.SUBMIT_REFUSED, f"sbatch refused: {words}")
+                self._give_up_submission(sent, Reason.SUBMIT_REFUSED, f"sbatch refused: {words}")
             case Unclear(words):
                 self._unresolved.append(_Unresolved(sent, words))
                 text = f"sbatch gave no clear answer ({words}); job {sent.key} is being looked up by its name"
@@ -161,10 +178,19 @@ class Watcher(threading.Thread):
         now = time.monotonic()
         self._tasks[job] = len(sent.claims)
         self.jobs = tuple(self._tasks)
+        self._forget_name(sent.key)
         for index, (run, claim) in enumerate(sent.claims):
             state = RunState(run, claim, sent.key, job, index, submitted=now, moved=now)
             self._open[run] = state
             self.events.put(Queued(run, state.task))
+
+    def _give_up_submission(self, sent: Sent, reason: Reason, evidence: str) -> None:
+        self._forget_name(sent.key)
+        for run, _ in sent.claims:
+            self._finish_early(run, reason, evidence)
+
+    def _forget_name(self, key: str) -> None:
+        self.names = tuple(name for name in self.names if name != key)
 
     def _finish_early(self, run: str, reason: Reason, evidence: str) -> None:
         self._finish(unsubmitted(self._root, run, reason, evidence))
@@ -295,8 +321,7 @@ class Watcher(threading.Thread):
     def _abandon(self, each: _Unresolved) -> None:
         self._command(cancel_by_name(each.sent.key))  # should it turn up after all, it must not run unwatched
         evidence = f"sbatch gave no clear answer ({each.words}), and no job is called {each.sent.key}"
-        for run, _ in each.sent.claims:
-            self._finish_early(run, Reason.INFRASTRUCTURE, evidence)
+        self._give_up_submission(each.sent, Reason.INFRASTRUCTURE, evidence)
 
     # --- cancelling ---
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -252,6 +254,64 @@ def test_the_watcher_survives_a_receipt_that_was_closed_by_somebody_else(make_st
     record = alchemy_agent.read_record(latest.close)
     assert record is not None
     assert (record["reason"], record["by"]) == ("completed", "session")
+
+
+class Interrupted(Scripted):
+    """The user presses Ctrl-C while the first sbatch is at work."""
+
+    def __init__(self, root: Path, answers: Mapping[str, tuple[int, str]] = ACCEPT_ALL) -> None:
+        super().__init__(root, answers)
+        self.go_on = threading.Event()
+
+    def run(self, argv: Sequence[str], *, input: bytes | None = None, timeout_s: float) -> Completed:  # noqa: A002
+        if argv[0] == "sbatch" and not self.calls("sbatch"):
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+            self.go_on.wait(30.0)
+        return super().run(argv, input=input, timeout_s=timeout_s)
+
+
+def test_after_ctrl_c_nothing_more_is_submitted_and_what_is_under_way_is_named(make_stage: MakeStage) -> None:
+    stage = make_stage(Interrupted)
+    hands = stage.transport
+    assert isinstance(hands, Interrupted)
+    plans = [plan("a"), plan("b", cpus=2), plan("c", cpus=3)]
+    with pytest.raises(KeyboardInterrupt):
+        stage.backend.submit(plans)
+    (key,) = [record["key"] for record in records(stage, "intent.json")]
+    told = "\n".join(stage.backend.how_to_return())
+    assert f"squeue --me --name={key}" in told
+    assert f"scancel --me --name={key}" in told
+    hands.go_on.set()
+    for outcome in stage.outcomes(*plans[1:]):
+        assert (outcome.reason, outcome.evidence) == (Reason.CANCELLED, "not submitted: the session was left")
+    assert len(hands.calls("sbatch")) == 1
+    told = "\n".join(stage.backend.how_to_return())
+    assert "scancel 1" in told
+    assert key not in told
+
+
+def test_ctrl_c_while_files_are_written_submits_nothing(make_stage: MakeStage) -> None:
+    class Early(Scripted):
+        def claim(self, run_directory: str, by: str) -> int:
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+            left.wait(30.0)
+            return super().claim(run_directory, by)
+
+    left = threading.Event()
+    stage = make_stage(Early)
+    with pytest.raises(KeyboardInterrupt):
+        stage.backend.submit([plan("a")])
+    assert stage.backend.how_to_return() == []
+    left.set()
+    assert stage.outcomes(plan("a"))[0].reason is Reason.CANCELLED
+    assert stage.transport.calls("sbatch") == []
+
+
+def test_a_submission_that_is_looked_up_is_named_to_who_leaves(make_stage: MakeStage) -> None:
+    stage = make_stage(answers={"sbatch": (1, "sbatch: error: Socket timed out on send/recv operation")})
+    stage.backend.submit([plan("a")])
+    (key,) = [record["key"] for record in records(stage, "intent.json")]
+    assert f"--name={key}" in "\n".join(stage.backend.how_to_return())
 
 
 def test_nothing_is_started_or_written_before_it_is_asked_for(make_stage: MakeStage) -> None:
