@@ -26,7 +26,7 @@ read from `(incarnation, seq)`, never from a clock: `time` fields are for people
 In a training loop (no-ops unless ALCHEMY_TASK_ID is set):
 
     from alchemy_agent import report_progress, check_commands
-    report_progress(step=1000, total=50000, metrics={"loss": 0.3})
+    report_progress(step=1000, total=50000, metrics={"loss": 0.3})    # 1000 of 50000 steps are finished
     check_commands()
 
 Around a program that knows nothing of us:
@@ -518,10 +518,11 @@ class Progress(_Observation):
     ) -> None:
         """Write step, total, rate (steps per second, recent), ETA (seconds) and metrics, now.
 
+        `step` is the number of finished steps: 0 at the beginning, `total` at the end.
         Metrics are numbers or what `float()` reads, such as a tensor of one element; others become None.
         """
         rate = self._rate(step, now_monotonic)
-        eta = max(total - 1 - step, 0) / rate if rate and total is not None else None
+        eta = max(total - step, 0) / rate if rate and total is not None else None
         values = {str(name): _number(value) for name, value in (metrics or {}).items()}
         self._write(step=step, total=total, rate=rate, eta_s=eta, metrics=values)
 
@@ -713,7 +714,14 @@ def _numbered(directory: str, name: str) -> Iterator[str]:
 def report_progress(
     step: int, total: Optional[int] = None, metrics: Optional[Mapping[str, Any]] = None
 ) -> None:
-    """Say how far the training is; cheap enough for every step (written five times a second at most)."""
+    """Say how far the training is; cheap enough for every step (written five times a second at most).
+
+    Args:
+        step: How many steps are finished. It is written as it is given, so that a loop that calls this at
+            the end of its body, `for step in range(total)`, passes `step + 1`.
+        total: How many there will be; the report of the last one is always written.
+        metrics: Numbers, or what `float()` reads.
+    """
     here = _here()
     if here is not None:
         here.report(int(step), None if total is None else int(total), metrics, time.monotonic())
@@ -749,7 +757,7 @@ class _Here:
         self, step: int, total: Optional[int], metrics: Optional[Mapping[str, Any]], now: float
     ) -> None:
         self._step = step
-        last = total is not None and step >= total - 1
+        last = total is not None and step >= total
         if last or now - self._reported >= PROGRESS_S:
             self._reported = now
             self._progress.report(step, total, metrics, now)

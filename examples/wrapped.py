@@ -53,7 +53,7 @@ def main() -> None:
     model = Regression(args.lr)
     for step in range(args.steps):
         loss = model.step()
-        report_progress(step=step, total=args.steps, metrics={"loss": loss})
+        report_progress(step=step + 1, total=args.steps, metrics={"loss": loss})
         check_commands({"update_params": model.update_params})
         time.sleep(args.pause)
     print(f"y = {model.w:.2f} x {model.b:+.2f}, loss {loss:.4f}")

@@ -39,10 +39,10 @@ def test_without_a_task_id_nothing_happens(tmp_path: Path, monkeypatch: pytest.M
 def test_first_and_last_step_are_always_on_disk(attempt: agent.AttemptDir) -> None:
     agent.report_progress(step=0, total=10_000, metrics={"loss": 1.0})
     assert record(attempt.run_dir.progress)["step"] == 0
-    for step in range(1, 10_000):
+    for step in range(1, 10_001):
         agent.report_progress(step=step, total=10_000, metrics={"loss": 1.0 / step})
     last = record(attempt.run_dir.progress)
-    assert (last["step"], last["total"], last["eta_s"]) == (9_999, 10_000, 0.0)
+    assert (last["step"], last["total"], last["eta_s"]) == (10_000, 10_000, 0.0)
     assert last["seq"] < 5_000, "most steps are not worth a write"
 
 

@@ -76,10 +76,19 @@ def test_rate_and_eta_come_from_recent_reports(tmp_path: Path) -> None:
         return said["rate"], said["eta_s"]
 
     assert report(0, 100.0) == (None, None)
-    assert report(10, 110.0) == (1.0, 990.0)
+    assert report(10, 110.0) == (1.0, 991.0)
     for second in range(1, 61):  # ten times as fast, for longer than the window
         rate, eta = report(10 + 10 * second, 110.0 + second)
-    assert (rate, eta) == (10.0, 39.0)
+    assert (rate, eta) == (10.0, 39.1)
+
+
+def test_the_step_is_the_number_of_finished_steps(tmp_path: Path) -> None:
+    attempt = make_attempt(tmp_path)
+    progress = agent.Progress(attempt, "i")
+    for finished, eta in [(8, None), (9, 1.0), (10, 0.0), (11, 0.0)]:
+        progress.report(finished, 10, None, float(finished))
+        said = record(attempt.run_dir.progress)
+        assert (said["step"], said["total"], said["eta_s"]) == (finished, 10, eta)
 
 
 def test_a_training_that_starts_again_has_no_rate_yet(tmp_path: Path) -> None:
