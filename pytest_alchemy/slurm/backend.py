@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import shlex
+import time
 from collections.abc import Collection, Sequence
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
@@ -15,6 +17,7 @@ from pytest_alchemy.slurm.watcher import Watcher
 from pytest_alchemy.transport import LocalTransport
 
 if TYPE_CHECKING:
+    import threading
     from pathlib import Path
 
     from pytest_alchemy.backends import Plan
@@ -26,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["SlurmBackend"]
 
 _ALIVE_S = 0.5
-"""How often a waiting `submit` makes sure that somebody works on it."""
+"""How often who waits makes sure that somebody works on it."""
 
 
 class SlurmBackend:
@@ -68,8 +71,7 @@ class SlurmBackend:
         request = Submit(tuple(plans))
         try:
             self._watcher.inbox.put(request)
-            while not request.done.wait(_ALIVE_S) and self._watcher.is_alive():
-                pass
+            self._await(request.done)
         except BaseException:  # Ctrl-C, a signal: the sbatch under way is finished, the rest is left
             self._watcher.leaving.set()
             raise
@@ -78,10 +80,20 @@ class SlurmBackend:
         """Return the queue on which news of every submitted run arrives, each run's Finished exactly once."""
         return self._watcher.events
 
-    def cancel(self, runs: Collection[str], *, pending_only: bool = False) -> None:
-        """Ask Slurm to end these runs (with `pending_only`, those not started); their Finished follows."""
-        if self._watcher.is_alive():
-            self._watcher.inbox.put(Cancel(frozenset(runs), pending_only))
+    def cancel(self, runs: Collection[str], *, pending_only: bool = False) -> bool:
+        """Ask Slurm to end these runs (with `pending_only`, those not started); their Finished follows.
+
+        Returns:
+            Whether scancel did so, as far as runs were open, within `Knobs.cancel_s`. Where it failed, its
+            words have arrived as a Notice.
+        """
+        if self._watcher.ident is None:
+            return True  # nothing was ever submitted
+        if not self._watcher.is_alive():
+            return False
+        request = Cancel(frozenset(runs), pending_only)
+        self._watcher.inbox.put(request)
+        return self._await(request.done, self._settings.knobs.cancel_s) and not request.failed.is_set()
 
     def how_to_return(self) -> list[str]:
         """Return lines for a person who leaves while runs live on."""
@@ -93,6 +105,14 @@ class SlurmBackend:
             *(_ways_to_names(names) if names else ()),
             *(_ways_to_jobs(jobs) if jobs else ()),
         ]
+
+    def _await(self, done: threading.Event, limit_s: float = math.inf) -> bool:
+        """Wait until the worker has done it; False if that took too long or the worker is no more."""
+        end = time.monotonic() + limit_s
+        while not done.wait(max(0.0, min(_ALIVE_S, end - time.monotonic()))):
+            if time.monotonic() >= end or not self._watcher.is_alive():
+                break
+        return done.is_set()
 
     def close(self) -> None:
         """Stop watching. Runs live on."""

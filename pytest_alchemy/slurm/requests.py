@@ -24,10 +24,12 @@ class Submit:
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """End these runs, or those of them that wait."""
+    """End these runs, or those of them that wait; set `failed` if some may live on, and then `done`."""
 
     runs: frozenset[str]
     pending_only: bool
+    failed: threading.Event = field(default_factory=threading.Event)
+    done: threading.Event = field(default_factory=threading.Event)
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,8 @@ class Knobs:
     """Time limit of any other command of Slurm; one that can't reach its controller takes 9 s to say so."""
     lookup_s: float = 60.0
     """How long a submission without a clear answer is looked up by its name."""
+    cancel_s: float = 30.0
+    """How long `cancel` waits until scancel has answered."""
     close_s: float = 10.0
     """How long `close` waits for a command under way."""
 

@@ -121,8 +121,10 @@ class Watcher(threading.Thread):
                 self._owed.update(plan.spec.run for plan in plans)
                 self._submit(plans)
                 done.set()
-            case Cancel(runs, pending_only):
-                self._cancel(runs, pending_only=pending_only)
+            case Cancel():
+                if not self._cancel(request.runs, pending_only=request.pending_only):
+                    request.failed.set()
+                request.done.set()
             case Close():
                 self._closing = True
             case Answer():
@@ -325,29 +327,33 @@ class Watcher(threading.Thread):
 
     # --- cancelling ---
 
-    def _cancel(self, runs: Collection[str], *, pending_only: bool) -> None:
+    def _cancel(self, runs: Collection[str], *, pending_only: bool) -> bool:
         if pending_only and self._open:
             self._hear_squeue(self._answer(self._keys()))
-        for each in self._unresolved:
-            if any(run in runs for run, _ in each.sent.claims):
-                self._command(cancel_by_name(each.sent.key, pending_only=pending_only))
+        done = [
+            self._scancel(cancel_by_name(each.sent.key, pending_only=pending_only))
+            for each in self._unresolved
+            if any(run in runs for run, _ in each.sent.claims)
+        ]
         for (_, job), states in self._by_submission().items():
             candidates = [state for state in states if not (pending_only and state.is_begun)]
             chosen = [state for state in candidates if state.run in runs]
             if chosen:
                 whole = len(chosen) == len(candidates)
                 indices = None if whole else [state.index for state in chosen]
-                self._scancel(chosen, cancel_command(job, indices, pending_only=pending_only))
+                done.append(self._scancel(cancel_command(job, indices, pending_only=pending_only), chosen))
         now = time.monotonic()
         self._scan_pace, self._squeue_pace = self._scan_pace.hurry(now), self._squeue_pace.hurry(now)
+        return all(done)
 
-    def _scancel(self, chosen: Sequence[RunState], command: Sequence[str]) -> None:
+    def _scancel(self, command: Sequence[str], chosen: Sequence[RunState] = ()) -> bool:
         completed = self._command(command)
         if completed.returncode != 0:
             self.events.put(Notice(f"{' '.join(command)} failed: {completed.words or 'no answer in time'}"))
-            return
+            return False
         for state in chosen:
             self._open[state.run] = replace(state, cancelling=True)
+        return True
 
     # --- trouble ---
 

@@ -44,7 +44,7 @@ class Scripted(LocalTransport):
         if program == "sbatch" and program not in self.answers:
             return Completed(0, f"{len(self.calls('sbatch'))}\n", "")
         returncode, words = self.answers[program]
-        return Completed(returncode, "" if returncode else words, words if returncode else "")
+        return Completed(returncode, *(("", words) if returncode else (words, "")))
 
     def calls(self, program: str) -> list[list[str]]:
         return [argv for argv in self.asked if argv[0] == program]
@@ -314,9 +314,45 @@ def test_a_submission_that_is_looked_up_is_named_to_who_leaves(make_stage: MakeS
     assert f"--name={key}" in "\n".join(stage.backend.how_to_return())
 
 
+def test_cancel_waits_until_scancel_was_carried_out(make_stage: MakeStage) -> None:
+    stage = make_stage()
+    stage.backend.submit([plan("a"), plan("b")])
+    assert stage.backend.cancel(["a", "b"])
+    assert stage.transport.calls("scancel") == [["scancel", "1"]]
+    assert [outcome.reason for outcome in stage.outcomes(plan("a"), plan("b"))] == [Reason.CANCELLED] * 2
+    assert stage.backend.cancel(["a", "b"])
+
+
+@pytest.mark.parametrize("sbatch", [(0, "1"), (1, "sbatch: error: Socket timed out")])
+def test_a_scancel_that_fails_has_been_quoted_when_cancel_returns(
+    make_stage: MakeStage, sbatch: tuple[int, str]
+) -> None:
+    stage = make_stage(answers={"sbatch": sbatch, "scancel": (1, "scancel: error: Unable to contact")})
+    stage.backend.submit([plan("a")])
+    assert not stage.backend.cancel(["a"])
+    while not stage.backend.events().empty():
+        stage.told.append(stage.backend.events().get())
+    assert stage.notices()[-1].startswith("scancel ")
+    assert stage.notices()[-1].endswith("failed: scancel: error: Unable to contact")
+
+
+def test_cancel_does_not_wait_for_ever(make_stage: MakeStage) -> None:
+    class Stuck(Scripted):
+        def run(self, argv: Sequence[str], *, input: bytes | None = None, timeout_s: float) -> Completed:  # noqa: A002
+            if argv[0] == "scancel":
+                over.wait(30.0)
+            return super().run(argv, input=input, timeout_s=timeout_s)
+
+    over = threading.Event()
+    stage = make_stage(Stuck, knobs=replace(KNOBS, cancel_s=0.05))
+    stage.backend.submit([plan("a")])
+    assert not stage.backend.cancel(["a"])
+    over.set()
+
+
 def test_nothing_is_started_or_written_before_it_is_asked_for(make_stage: MakeStage) -> None:
     stage = make_stage()
-    stage.backend.cancel(["a"])
+    assert stage.backend.cancel(["a"])
     assert stage.backend.how_to_return() == []
     stage.backend.close()
     assert not stage.root.exists()
@@ -327,6 +363,7 @@ def test_a_closed_backend_refuses_to_submit(make_stage: MakeStage) -> None:
     stage = make_stage()
     stage.backend.submit([plan("a")])
     stage.backend.close()
+    assert not stage.backend.cancel(["a"])
     with pytest.raises(InfrastructureError, match="does not watch any more"):
         stage.backend.submit([plan("b")])
 
