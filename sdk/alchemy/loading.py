@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from alchemy.errors import ConfigurationError
 from alchemy.experiment import Experiment, Task
+from alchemy.importing import imported_anew, in_place
 from alchemy.params import scope
 
 if TYPE_CHECKING:
@@ -60,14 +61,15 @@ def load(code: CodeRef) -> ModuleType:
 
 
 @contextmanager
-def fresh(module: ModuleType | str, params: Mapping[str, Value]) -> Iterator[ModuleType]:
+def fresh(name: str, params: Mapping[str, Value]) -> Iterator[ModuleType]:
     """Execute an imported module anew for one case, with the case's parameters in scope till the end.
 
-    Meanwhile the new module stands in `sys.modules`, so that dataclasses, pickling and imports of it work; at
-    the end, and after any exception, the old one is put back.
+    Meanwhile the new module stands in `sys.modules`, so that dataclasses, pickling and imports of it work.
+    Modules it imports that read parameters at module level, directly or from one another, are imported anew
+    with it. At the end, and after any exception, the old ones are put back.
 
     Args:
-        module: The module, or its name in `sys.modules`.
+        name: The module's name in `sys.modules`.
         params: The parameters of the case.
 
     Raises:
@@ -75,14 +77,13 @@ def fresh(module: ModuleType | str, params: Mapping[str, Value]) -> Iterator[Mod
         BaseException: Whatever the file raised.
     """
     __tracebackhide__ = True
-    old = sys.modules.get(module) if isinstance(module, str) else module
-    spec = getattr(old, "__spec__", None)
-    if old is None or spec is None or spec.loader is None:
+    spec = getattr(sys.modules.get(name), "__spec__", None)
+    if spec is None or spec.loader is None:
         raise ConfigurationError(
-            f"module {module!r} was not imported from a file, so it can't be executed anew"
+            f"module {name!r} was not imported from a file, so it can't be executed anew"
         )
     new = importlib.util.module_from_spec(spec)
-    with scope(params), _in_place(spec.name, new):
+    with scope(params), imported_anew(name), in_place(name, new):
         _execute(spec, new)
         yield new
 
@@ -111,26 +112,6 @@ def _execute(spec: ModuleSpec, module: ModuleType) -> None:
     __tracebackhide__ = True
     assert spec.loader is not None  # noqa: S101  for the type checker
     spec.loader.exec_module(module)
-
-
-@contextmanager
-def _in_place(name: str, module: ModuleType) -> Iterator[None]:
-    """Let `module` be the one of this name, in `sys.modules` and in its package."""
-    parent, _, child = name.rpartition(".")
-    package = sys.modules.get(parent)
-    old, attribute = sys.modules.get(name), getattr(package, child, None)
-    sys.modules[name] = module
-    if package is not None:
-        setattr(package, child, module)
-    try:
-        yield
-    finally:
-        if old is None:
-            sys.modules.pop(name, None)
-        else:
-            sys.modules[name] = old
-        if package is not None:
-            setattr(package, child, attribute)
 
 
 def _put_first(directories: Sequence[str]) -> None:

@@ -2,13 +2,15 @@
 
 A value is looked up in the case being executed in this process, then in the environment of a job
 (`ALCHEMY_PARAMS`, read only where `ALCHEMY_TASK_ID` is set), then in the default. A module-level call gets
-each case's own value because the module is executed anew for every case (`alchemy.loading.fresh`).
+each case's own value because the module is executed anew for every case (`alchemy.loading.fresh`); in which
+modules there are such calls is noted here (`readers`).
 """
 
 from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import Enum
@@ -18,6 +20,8 @@ from alchemy.errors import ConfigurationError, MissingParameter
 from alchemy.matrix import decode_params
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     from alchemy.matrix import Value
 
 __all__ = [
@@ -28,6 +32,7 @@ __all__ = [
     "environment_params",
     "lookup",
     "param",
+    "readers",
     "scope",
 ]
 
@@ -46,11 +51,12 @@ MISSING: Final = Missing.MISSING
 class _State:
     """What holds for the whole process, which executes one case at a time, and for all its threads."""
 
-    __slots__ = ("collecting", "params")
+    __slots__ = ("collecting", "params", "readers")
 
     def __init__(self) -> None:
         self.params: Mapping[str, Value] | None = None
         self.collecting = False
+        self.readers: set[str] = set()
 
 
 _state = _State()
@@ -72,6 +78,7 @@ def param(name: str, default: Any = MISSING) -> Any:
         ConfigurationError: `ALCHEMY_PARAMS` can't be read.
     """
     __tracebackhide__ = True
+    _note_readers()
     if _state.params is not None and name in _state.params:
         return lookup(_state.params, name)
     supplied = environment_params()
@@ -97,6 +104,20 @@ def lookup(params: Mapping[str, Value], name: str, default: Any = MISSING) -> An
     if default is not MISSING:
         return default
     raise MissingParameter(_nothing_supplies(name, params))
+
+
+def readers() -> frozenset[str]:
+    """Return the names of modules during whose import a parameter was read; they hold one case's values."""
+    return frozenset(_state.readers)
+
+
+def _note_readers() -> None:
+    """Note every module that is just being imported: also the one that imports the one with the call."""
+    frame: FrameType | None = sys._getframe(2)  # noqa: SLF001  the way to one's caller that doesn't read source files
+    while frame is not None:
+        if frame.f_code.co_name == "<module>":
+            _state.readers.add(frame.f_globals.get("__name__", ""))
+        frame = frame.f_back
 
 
 @contextmanager

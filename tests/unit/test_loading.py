@@ -9,6 +9,7 @@ import pickle
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from string import Template
 from types import ModuleType
 
 import pytest
@@ -79,15 +80,15 @@ def test_a_file_that_was_collected_without_a_value_gets_it_for_the_case(tmp_path
     source = "import alchemy as al\nlr = al.param('lr')\nhalf = lr / 2"
     with collecting():
         module = imported(tmp_path, source)
-    with fresh(module, {"lr": 0.5}) as new:
+    with fresh(module.__name__, {"lr": 0.5}) as new:
         assert new.half == 0.25
-    with pytest.raises(MissingParameter), fresh(module, {"width": 4}):
+    with pytest.raises(MissingParameter), fresh(module.__name__, {"width": 4}):
         pass
 
 
 def test_classes_of_the_new_module_can_be_pickled(tmp_path: Path) -> None:
     module = imported(tmp_path)
-    with fresh(module, {"lr": 0.5}) as new:
+    with fresh(module.__name__, {"lr": 0.5}) as new:
         settings = new.Settings(names=["a"])
         assert pickle.loads(pickle.dumps(settings)) == settings  # noqa: S301
         assert importlib.import_module(module.__name__) is new
@@ -97,14 +98,14 @@ def test_classes_of_the_new_module_can_be_pickled(tmp_path: Path) -> None:
 @pytest.mark.parametrize("end", [KeyError, SystemExit, KeyboardInterrupt])
 def test_any_exception_puts_the_old_module_back(tmp_path: Path, end: type[BaseException]) -> None:
     module = imported(tmp_path)
-    with pytest.raises(end), fresh(module, {"lr": 0.5}):
+    with pytest.raises(end), fresh(module.__name__, {"lr": 0.5}):
         raise end
     assert sys.modules[module.__name__] is module
 
 
 def test_a_file_that_fails_for_a_case_leaves_the_old_module(tmp_path: Path) -> None:
     module = imported(tmp_path, "import alchemy as al\nx = 1 / al.param('d', default=1)")
-    with pytest.raises(ZeroDivisionError), fresh(module, {"d": 0}):
+    with pytest.raises(ZeroDivisionError), fresh(module.__name__, {"d": 0}):
         pass
     assert sys.modules[module.__name__] is module
 
@@ -118,9 +119,118 @@ def test_within_a_package_the_new_module_stands_there_too(tmp_path: Path) -> Non
     module = load(CodeRef(code.path, name, (str(tmp_path),), str(tmp_path)))
     assert module.value == 3
     parent = sys.modules[package.name]
-    with fresh(module, {}) as new:
+    with fresh(module.__name__, {}) as new:
         assert getattr(parent, code.module) is new
     assert getattr(parent, code.module) is module
+    delattr(parent, code.module)
+    with fresh(module.__name__, {}):
+        pass
+    assert not hasattr(parent, code.module)
+
+
+def helpers(directory: Path, **sources: str) -> dict[str, str]:
+    """Write modules beside an experiment file under names no other test uses, which stand for $names in them."""
+    names = {name: f"{name}_{next(_number)}" for name in sources}
+    for name, source in sources.items():
+        (directory / f"{names[name]}.py").write_text(Template(source).substitute(names))
+    return names
+
+
+def values_of(module: ModuleType, *cases: float) -> list[object]:
+    """Return `module.value` as it is for each value of the parameter `lr`."""
+    values = []
+    for lr in cases:
+        with fresh(module.__name__, {"lr": lr}) as new:
+            values.append(new.value() if callable(new.value) else new.value)
+    return values
+
+
+@pytest.mark.parametrize(
+    "reading",
+    [
+        'value = al.param("lr", default=1.0)',
+        'value = al.param("lr")',
+        'class C:\n    lr = al.param("lr", default=1.0)\nvalue = C.lr',
+        'value = {n: al.param(n, default=1.0) for n in ["lr"]}["lr"]',
+        'def read(): return al.param("lr", default=1.0)\nvalue = read()',
+    ],
+)
+def test_a_helpers_module_level_parameters_are_each_cases_own(tmp_path: Path, reading: str) -> None:
+    names = helpers(tmp_path, conf=f"import alchemy as al\n{reading}")
+    with collecting():
+        module = imported(tmp_path, f"from {names['conf']} import value")
+    before = sys.modules[names["conf"]]
+    assert values_of(module, 0.5, 0.25) == [0.5, 0.25]
+    assert sys.modules[names["conf"]] is before
+
+
+@pytest.mark.parametrize("first", ["", "import $conf\n"])
+def test_what_a_helper_makes_of_anothers_parameter_is_each_cases_own(tmp_path: Path, first: str) -> None:
+    names = helpers(
+        tmp_path,
+        conf="import alchemy as al\nlr = al.param('lr', default=1.0)",
+        model="def build():\n    pass\nfrom $conf import lr as rate\nhalf = rate / 2",
+        train="import os.path, $model as model\nquarter = model.half / 2",
+    )
+    source = Template(f"{first}from $train import quarter as value").substitute(names)
+    module = imported(tmp_path, source)
+    before = [sys.modules[name] for name in names.values()]
+    assert values_of(module, 8.0, 4.0) == [2.0, 1.0]
+    assert [sys.modules[name] for name in names.values()] == before
+    assert module.value == 0.25
+
+
+def test_a_helper_imported_within_a_case_is_not_left_to_the_next(tmp_path: Path) -> None:
+    names = helpers(
+        tmp_path,
+        late="import alchemy as al\nlr = al.param('lr', default=1.0)",
+        later="from $late import lr",
+        plain="x = []",
+    )
+    source = "def value():\n    import $late, $plain\n    from $later import lr\n    return lr"
+    module = imported(tmp_path, Template(source).substitute(names))
+    assert values_of(module, 0.5, 0.25) == [0.5, 0.25]
+    assert [name for name in names.values() if name in sys.modules] == [names["plain"]]
+
+
+def test_a_helper_that_reads_parameters_only_when_called_keeps_its_state(tmp_path: Path) -> None:
+    names = helpers(tmp_path, cache="import alchemy as al\nseen = []\ndef lr(): return al.param('lr')")
+    source = "from $cache import lr, seen\ndef value():\n    seen.append(lr())\n    return len(seen)"
+    module = imported(tmp_path, Template(source).substitute(names))
+    assert values_of(module, 0.5, 0.25) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "use", ["from {0} import conf", "from {0}.conf import lr", "import {0}.conf as conf"]
+)
+@pytest.mark.parametrize("init", ["", "from . import conf", "from .conf import lr"])
+def test_a_helper_in_a_package_is_each_cases_own_however_it_is_imported(
+    tmp_path: Path, use: str, init: str
+) -> None:
+    package = tmp_path / f"pack_{next(_number)}"
+    package.mkdir()
+    (package / "__init__.py").write_text(init)
+    (package / "conf.py").write_text("import alchemy as al\nlr = al.param('lr', default=1.0)")
+    value = "lr" if use.endswith("lr") else "conf.lr"
+    module = imported(tmp_path, f"{use.format(package.name)}\nvalue = {value}")
+    parent = sys.modules[package.name]
+    before = vars(parent).copy()
+    assert values_of(module, 0.5, 0.25) == [0.5, 0.25]
+    assert sys.modules[package.name] is parent
+    assert vars(parent) == before
+
+
+def test_an_experiment_inside_a_package_that_reads_parameters_is_executed_for_the_case(
+    tmp_path: Path,
+) -> None:
+    package = tmp_path / f"pack_{next(_number)}"
+    code = write(package, "from . import lr\nfrom .conf import half\nvalue = lr + half")
+    (package / "__init__.py").write_text("import alchemy as al\nlr = al.param('lr', default=1.0)")
+    (package / "conf.py").write_text("from . import lr\nhalf = lr / 2")
+    module = load(CodeRef(code.path, f"{package.name}.{code.module}", (str(tmp_path),), str(tmp_path)))
+    assert values_of(module, 8.0, 4.0) == [12.0, 6.0]
+    assert sys.modules[module.__name__] is module
+    assert getattr(sys.modules[package.name], code.module) is module
 
 
 def test_a_dotted_name_needs_no_package_as_pytest_doesnt(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def test_the_experiment_has_eighteen_trials_and_each_is_what_it_says(tmp_path: P
     assert [criterion.metric for criterion in module.train.criteria] == ["silhouette", "nmi"]
     for case in (cases[0], cases[-1]):
         spec = make_spec(path, case.params, experiment="ctx_scaling", total_steps=20_000, eval_every=10_000)
-        with fresh(module, case.params) as new:
+        with fresh(module.__name__, case.params) as new:
             result = execute(find_task(new, "ctx_scaling", "train"), spec, NullRecorder())
         assert result.evaluation is not None
         assert result.evaluation.step == 19_999
