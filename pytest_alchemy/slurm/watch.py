@@ -55,6 +55,8 @@ class RunState:
     index: int
     submitted: float
     attempt: str | None = None
+    rival: str | None = None
+    """An attempt of a later submission, which is another session's: ours may commit nothing any more."""
     start: Record | None = None
     exit: Record | None = None
     result: Record | None = None
@@ -89,6 +91,11 @@ class RunState:
     def is_begun(self) -> bool:
         """Whether it is known to have started: an attempt exists, or Slurm gave it a node."""
         return self.attempt is not None or (self.row is not None and bool(self.row.host))
+
+    @property
+    def is_told(self) -> bool:
+        """Whether its files say how it ended, so that nothing still unread can change that."""
+        return self.rival is not None or (self.exit is not None and self.result is not None)
 
     @property
     def needs_word(self) -> bool:
@@ -131,30 +138,32 @@ class Pace:
 
 def hear(state: RunState, news: Record, now: float) -> Stirred:
     """Take in what a scan found new in the run's directory."""
-    attempt = news.get("attempt")
-    if isinstance(attempt, str) and attempt != state.attempt:
+    attempt = news.get("attempt", state.attempt)
+    if isinstance(attempt, str) and _claim_of(attempt) > state.claim:
+        return Stirred(replace(state, rival=attempt), lively=True)
+    if not isinstance(attempt, str) or _claim_of(attempt) < state.claim or state.rival is not None:
+        return Stirred(state)  # a former submission's attempt, or the rival's
+    if attempt != state.attempt:
         state = _new_attempt(state, attempt)
-    if state.attempt is None or _claim_of(attempt or state.attempt) < state.claim:
-        return Stirred(state)  # a former submission's attempt
+    heard, events = _hear_signs(replace(state, moved=now, quiet_polls=0), news, now)
+    changed = any(getattr(heard, name) is not getattr(state, name) for name in ("start", "result", "exit"))
+    return Stirred(heard, tuple(events), lively="attempt" in news or changed)
+
+
+def _hear_signs(state: RunState, news: Record, now: float) -> tuple[RunState, list[News]]:
     events: list[News] = []
-    lively = "attempt" in news
     if (start := news.get("start")) and state.start is None:
         state = replace(state, start=start, started=now, cancelling=False)
         events.append(Started(state.run, str(state.attempt), str(start.get("host", ""))))
-        lively = True
     if beat := news.get("heartbeat"):
         if state.stalled:
             events.append(Notice(f"{state.run}: heartbeat is back ({state.task})"))
-        state = replace(state, beat=beat, quiet_polls=0, stalled=False)
+        state = replace(state, beat=beat, stalled=False)
     if progress := news.get("progress"):
         events.extend(_progressed(state.run, progress))
-    for name in ("result", "exit"):
-        if (record := news.get(name)) and getattr(state, name) is None:
-            state = replace(state, **{name: record})
-            lively = True
-    if state.exit is not None and state.ended is None:
-        state = replace(state, ended=now)
-    return Stirred(replace(state, moved=now, quiet_polls=0), tuple(events), lively)
+    result, exit_ = state.result or news.get("result"), state.exit or news.get("exit")
+    ended = now if exit_ is not None and state.ended is None else state.ended
+    return replace(state, result=result, exit=exit_, ended=ended), events
 
 
 def silence(state: RunState, now: float, knobs: Knobs) -> Stirred:
@@ -189,7 +198,12 @@ def sight(state: RunState, sighting: Sighting, now: float) -> Stirred:
 
 
 def conclude(state: RunState, now: float, knobs: Knobs) -> Conclusion | None:
-    """Decide whether the run has ended; to be asked right after a healthy scan."""
+    """Decide whether the run has ended; to be asked after a healthy scan, or when `is_told`."""
+    if state.rival is not None:
+        return Conclusion(
+            Reason.FENCED,
+            f"attempt {state.rival} of another session took the run over; {state.task} can commit nothing",
+        )
     if state.exit is not None:
         if state.result is not None:
             return _by_result(state)
@@ -210,8 +224,6 @@ def read_result(record: Record | None) -> Result | None:
 
 
 def _new_attempt(state: RunState, attempt: str) -> RunState:
-    if _claim_of(attempt) < state.claim:
-        return state
     return replace(
         state,
         attempt=attempt, start=None, exit=None, result=None, beat=None,

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pytest_alchemy.events import Event, Finished, Notice, Queued
 from pytest_alchemy.outcome import Reason
@@ -22,7 +22,7 @@ from pytest_alchemy.slurm.receipts import close_receipt, outcome_of, unsubmitted
 from pytest_alchemy.slurm.requests import Answer, Cancel, Close, Request, Submit
 from pytest_alchemy.slurm.squeue import JobId, Queue, list_jobs, read_queue
 from pytest_alchemy.slurm.submission import Accepted, Refused, Unclear, cancel_by_name, cancel_command
-from pytest_alchemy.slurm.watch import Pace, RunState, conclude, hear, sight, silence
+from pytest_alchemy.slurm.watch import Pace, RunState, Stirred, conclude, hear, sight, silence
 from pytest_alchemy.transport import Completed, TransportError
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pytest_alchemy.outcome import Outcome
     from pytest_alchemy.slurm.settings import SlurmSettings
     from pytest_alchemy.slurm.submitter import Batch, Sent, Submitter
-    from pytest_alchemy.slurm.watch import Conclusion, Stirred
+    from pytest_alchemy.slurm.watch import Conclusion
     from pytest_alchemy.transport import Transport
 
 __all__ = ["Watcher"]
@@ -213,14 +213,8 @@ class Watcher(threading.Thread):
         cost_s = time.monotonic() - now
         self._relieve("scan", "run directories can be read again")
         lively = False
-        for run, state in list(self._open.items()):
-            said = news.get(run)
-            if said and "problem" in said:
-                self._complain(f"run {run}", f"{run} can't be read: {said['problem']}")
-                continue  # this round counts for nobody
-            stirred = hear(state, said, now) if said else silence(state, now, self._knobs)
-            lively |= self._take(stirred)
-            self._conclude(stirred.state, now)
+        for run in list(self._open):
+            lively |= self._read(run, dict(news.get(run, {})), now)
         cap = (
             self._knobs.scan_fast_s
             if lively
@@ -229,6 +223,23 @@ class Watcher(threading.Thread):
             else self._knobs.scan_slow_s
         )
         self._scan_pace = self._scan_pace.done(time.monotonic(), cap, floor_s=_SCAN_SHARE * cost_s)
+
+    def _read(self, run: str, said: dict[str, Any], now: float) -> bool:
+        """Take in what a scan brought of one run; what could not be read counts for nobody."""
+        problem, state = said.pop("problem", None), self._open[run]
+        if problem is not None:
+            self._complain(f"run {run}", f"{run} can't be read: {problem}")
+        else:
+            self._relieve(f"run {run}", f"{run} can be read again")
+        stirred = Stirred(state)
+        if said:
+            stirred = hear(state, said, now)
+        elif problem is None:
+            stirred = silence(state, now, self._knobs)
+        lively = self._take(stirred)
+        if problem is None or stirred.state.is_told:
+            self._conclude(stirred.state, now)
+        return lively
 
     def _take(self, stirred: Stirred) -> bool:
         before, state = self._open[stirred.state.run], stirred.state

@@ -203,6 +203,47 @@ def test_directories_that_can_not_be_read_for_a_while_are_told_once(make_stage: 
     ]
 
 
+def test_what_could_be_read_of_a_run_counts_beside_what_could_not(make_stage: MakeStage) -> None:
+    class Half(Scripted):
+        def scan(self, runs: Sequence[str]) -> News:
+            return {
+                run: {**said, "problem": "EIO: heartbeat.json"} for run, said in super().scan(runs).items()
+            }
+
+    stage = make_stage(Half)
+    stage.backend.submit([plan("a")])
+    stage.play("a")
+    assert stage.outcomes(plan("a"))[0].reason is Reason.COMPLETED
+    assert stage.notices() == ["a can't be read: EIO: heartbeat.json"]
+
+
+def test_a_run_that_can_not_be_read_is_not_judged_meanwhile(make_stage: MakeStage) -> None:
+    class Blind(Scripted):
+        rounds = 0
+
+        def scan(self, runs: Sequence[str]) -> News:
+            self.rounds += 1
+            return {run: {"problem": "EIO"} for run in runs} if self.rounds < 8 else super().scan(runs)
+
+    stage = make_stage(Blind, knobs=replace(KNOBS, vanish_s=0.05))
+    stage.backend.submit([plan("a")])
+    stage.play("a")
+    assert stage.outcomes(plan("a"))[0].reason is Reason.COMPLETED
+    assert stage.notices() == ["a can't be read: EIO", "a can be read again"]
+
+
+def test_a_run_that_another_session_took_over_is_fenced_and_its_receipts_are_left_alone(
+    make_stage: MakeStage,
+) -> None:
+    stage = make_stage()
+    stage.backend.submit([plan("a")])
+    stage.play("a", k=2)
+    (outcome,) = stage.outcomes(plan("a"))
+    assert (outcome.reason, outcome.attempt) == (Reason.FENCED, None)
+    assert "attempt 2-r0" in outcome.evidence
+    assert not (stage.root / "jobs/a/attempts/2-r0/close.json").exists()
+
+
 def test_a_fault_of_the_watcher_itself_ends_every_run_with_its_story(make_stage: MakeStage) -> None:
     class Broken(Scripted):
         def scan(self, runs: Sequence[str]) -> News:  # noqa: ARG002

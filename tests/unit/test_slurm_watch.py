@@ -82,6 +82,15 @@ class TestFilesDecide:
         state = told(state, {**START, "attempt": "2-r0"}, {"result": CRASHED, "exit": EXIT_1})
         assert reason(state, 10.0) is Reason.USER_ERROR
 
+    def test_an_attempt_of_a_later_submission_fences_ours_off(self) -> None:
+        state = said(told(FRESH, START), "RUNNING", 5.0)
+        state = told(state, {**START, "attempt": "2-r0"}, {"heartbeat": {"seq": 1}})
+        assert state.attempt == "1-r0"
+        for late in (state, said(state, "FAILED", 11.0), told(state, {"result": CRASHED, "exit": EXIT_1})):
+            assert reason(late, 11.0) is Reason.FENCED
+            assert "2-r0" in evidence(late, 11.0)
+            assert late.is_told
+
     @pytest.mark.parametrize(("code", "expected"), [(78, Reason.ENVIRONMENT), (74, Reason.STORAGE)])
     def test_the_nodes_entry_speaks_by_its_exit_status(self, code: int, expected: Reason) -> None:
         assert reason(told(FRESH, START, {"exit": {"code": code, "signal": None}}), 10.0) is expected
