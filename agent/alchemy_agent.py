@@ -292,7 +292,6 @@ class RunDir:
         self.ack = os.path.join(self.path, "ack")
         self.attempts = os.path.join(self.path, "attempts")
         self.claims = os.path.join(self.path, "claims")
-        self.checkpoints = os.path.join(self.path, "checkpoints")
 
     def attempt(self, name: str) -> AttemptDir:
         """Return the paths of the attempt called `name`, such as `1-r0`; ValueError if none can be."""

@@ -18,7 +18,6 @@ __all__ = [
     "cases_of",
     "decode_params",
     "encode_params",
-    "expand",
     "parse_axes",
     "slug",
 ]
@@ -56,20 +55,11 @@ class Axis:
     marks: tuple[tuple[Any, ...], ...]
 
 
-def expand(matrix: Mapping[str, Iterable[Any]] | None) -> tuple[Case, ...]:
-    """Return every case of a matrix, the last axis running fastest; one nameless case for an empty matrix.
+def parse_axes(matrix: object) -> tuple[Axis, ...]:
+    """Check a matrix without expanding it.
 
     Args:
         matrix: Axis name to its values; a value may be wrapped in `pytest.param(value, marks=..., id=...)`.
-
-    Raises:
-        ConfigurationError: Names the axis and the value that can't be meant.
-    """
-    return cases_of(parse_axes(matrix))
-
-
-def parse_axes(matrix: object) -> tuple[Axis, ...]:
-    """Check a matrix without expanding it.
 
     Raises:
         ConfigurationError: Names the axis and the value that can't be meant.
@@ -89,7 +79,7 @@ def parse_axes(matrix: object) -> tuple[Axis, ...]:
 
 
 def cases_of(axes: Sequence[Axis]) -> tuple[Case, ...]:
-    """Return the cases of checked axes, the last one running fastest."""
+    """Return the cases of checked axes, the last one running fastest; one nameless case where there are none."""
     names = tuple(axis.name for axis in axes)
     ids = map("-".join, product(*(axis.labels for axis in axes)))
     points = product(*(axis.values for axis in axes))

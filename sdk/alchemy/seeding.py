@@ -11,11 +11,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["Seeder", "preserved", "seed_everything"]
+__all__ = ["Seeder", "preserved"]
 
 
 class Seeder:
-    """Seeds each library once: those loaded when it is first applied, later ones when it is applied again."""
+    """Seeds python's `random`, and numpy and torch (CPU and GPUs) if they are loaded.
+
+    Each library is seeded once: those loaded when it is first applied, later ones when it is applied again.
+    """
 
     def __init__(self, seed: int) -> None:
         """Take the seed.
@@ -34,11 +37,6 @@ class Seeder:
             if module is not None and name not in self._seeded:
                 seed(module, self._seed)
                 self._seeded.add(name)
-
-
-def seed_everything(seed: int) -> None:
-    """Seed python's `random`, and numpy and torch (CPU and GPUs) if they are loaded."""
-    Seeder(seed).apply()
 
 
 @contextmanager

@@ -53,7 +53,6 @@ def test_all_paths_of_a_run_lie_where_the_layout_says(tmp_path: Path) -> None:
         "commands",
         "ack",
         "claims",
-        "checkpoints",
     } <= relative
     assert attempt.run_dir.path == run_dir.path
     assert [Path(p).name for p in (attempt.start, attempt.exit, attempt.result, attempt.close)] == [

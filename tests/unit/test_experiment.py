@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import alchemy as al
-from alchemy.matrix import expand
+from alchemy.matrix import cases_of, parse_axes
 from alchemy.params import collecting
 
 ROOT = Path(__file__).parents[2]
@@ -87,7 +87,7 @@ def test_one_function_can_be_several_tasks_under_names_of_their_own() -> None:
 
 def test_the_cases_are_those_of_the_matrix() -> None:
     matrix = {"lr": [0.1, pytest.param(0.2, marks=pytest.mark.skip)]}
-    assert declare(matrix=matrix).cases == expand(matrix)
+    assert declare(matrix=matrix).cases == cases_of(parse_axes(matrix))
 
 
 def test_the_experiments_criteria_belong_to_its_last_task() -> None:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alchemy.errors import ConfigurationError
-from alchemy.matrix import MAX_CASES, decode_params, encode_params, expand, slug
+from alchemy.matrix import MAX_CASES, Case, cases_of, decode_params, encode_params, parse_axes, slug
 from alchemy.params import Placeholder
 
 # What JSON can hold: text without half surrogate pairs, ints of 64 bits, finite floats.
@@ -48,6 +48,10 @@ def typed(value: Any) -> object:
 
 def axis(**options: Any) -> st.SearchStrategy[list[Any]]:
     return st.lists(VALUES, min_size=1, unique_by=typed, **options)
+
+
+def expand(matrix: Any) -> tuple[Case, ...]:
+    return cases_of(parse_axes(matrix))
 
 
 def error_of(matrix: Any) -> str:

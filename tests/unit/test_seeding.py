@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from alchemy.seeding import Seeder, preserved, seed_everything
+from alchemy.seeding import Seeder, preserved
 
 
 def draw() -> list[float]:
@@ -22,16 +22,16 @@ def draw() -> list[float]:
 @pytest.mark.parametrize("seed", [0, 42, 2**32 - 1, 2**32, 2**63, 2**64 - 1, 2**200, -1, -(2**70)])
 def test_any_int_seeds_every_library(seed: int) -> None:
     with preserved():
-        seed_everything(seed)
+        Seeder(seed).apply()
         first = draw()
         assert draw() != first
-        seed_everything(seed)
+        Seeder(seed).apply()
         assert draw() == first
 
 
 def test_small_seeds_are_what_the_libraries_call_by_that_number() -> None:
     with preserved():
-        seed_everything(42)
+        Seeder(42).apply()
         ours = draw()
         random.seed(42)
         np.random.seed(42)
@@ -92,10 +92,10 @@ def disturb() -> None:
 
 def test_a_case_leaves_generators_and_settings_as_they_were() -> None:
     with preserved():
-        seed_everything(1)
+        Seeder(1).apply()
         before = settings()
         expected = draw()
-        seed_everything(1)
+        Seeder(1).apply()
         with suppress(KeyError), preserved():
             draw()
             disturb()
