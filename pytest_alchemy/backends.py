@@ -43,12 +43,19 @@ class InProcessBackend(Protocol):
     def root(self) -> Path:
         """The run root."""
 
-    def execute(self, plan: Plan, task: Task) -> Outcome:
-        """Run to the end and leave a run directory behind.
+    def check(self) -> None:
+        """Fail before anything runs.
 
         Raises:
-            BaseException: Whatever the user's code raised, with its own traceback.
+            ConfigurationError: The root can't be written, a setting can't be meant …
+        """
+
+    def execute(self, plan: Plan, task: Task) -> Outcome:
+        """Run to the end and leave a run directory behind; the outcome has what the user's code raised.
+
+        Raises:
             InfrastructureError: The run directory could not be written.
+            KeyboardInterrupt: Somebody wants the session to end; likewise `pytest.exit`.
         """
 
 

@@ -3,62 +3,54 @@
 from __future__ import annotations
 
 import gc
-import inspect
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from alchemy.errors import InfrastructureError
-from alchemy.experiment import Experiment, Task
+from alchemy.experiment import Experiment, Task, declaring
 from alchemy.params import collecting
-from pytest_alchemy import judge
-from pytest_alchemy.facts import describe_case, describe_outcome, describe_run, describe_verdict, is_ours
-from pytest_alchemy.judge import Verdict
-from pytest_alchemy.local import reason_of
+from pytest_alchemy.case import CaseItem
 from pytest_alchemy.session import Alchemy
 
-if TYPE_CHECKING:
-    from alchemy.matrix import Case
-    from pytest_alchemy.backends import Plan
-    from pytest_alchemy.outcome import Outcome
+__all__ = ["ExperimentModule", "make_items"]
 
-__all__ = ["CaseCrashed", "CaseItem", "CaseLost", "CriteriaRefuted", "ExperimentModule"]
-
-_DECLARED_IN = pytest.StashKey[dict[str, Path]]()
-_ALCHEMY_MARK = pytest.mark.alchemy
-
-
-class CriteriaRefuted(Exception):
-    """The run completed and its metrics miss a criterion: the hypothesis fails for this case."""
-
-
-class CaseCrashed(Exception):
-    """The user's code failed in a job; carries the job's own traceback as text."""
-
-
-class CaseLost(Exception):
-    """The machinery failed: neither the hypothesis nor the user's code is to blame."""
+_DECLARED_IN = pytest.StashKey[dict[str, tuple[Experiment, Path]]]()
+_REFUSED_MARKS = {
+    "parametrize": "pytest.mark.parametrize can't work on it; put the values into the experiment's matrix",
+    "usefixtures": "pytest.mark.usefixtures can't work on it; it may run on a machine without fixtures",
+}
 
 
 class ExperimentModule(pytest.Module):
     """A Python file that declares an experiment; ordinary tests in it are collected as usual."""
 
     is_experiment_module = True
+    made: set[int]
+    """The tasks, by identity, of which there are items already."""
 
     def collect(self) -> list[pytest.Item | pytest.Collector]:
         """Import the file and return its cases and tests.
 
         Raises:
-            pytest.Collector.CollectError: Two experiments share a name, or one has no task.
+            pytest.Collector.CollectError: Names clash, an experiment has no task, a mark can't work …
         """
         pytest.register_assert_rewrite(*(name for name in self._module_names() if name not in sys.modules))
-        with collecting():
-            collected = list(super().collect())
-        self._check(collected)
+        self.made = set()
+        with collecting(), declaring() as declared:
+            try:
+                collected = list(super().collect())
+            except SystemExit as error:
+                raise self.CollectError(
+                    f"{self.path.name} ends the program when it is imported (SystemExit: {error}): put what "
+                    'a script does, parse_args() above all, below `if __name__ == "__main__":`'
+                ) from None
+        for experiment in vars(self.obj).values():
+            if isinstance(experiment, Experiment):
+                collected += self._cases_behind(experiment)
+        self._check(declared, collected)
         return collected
 
     def _module_names(self) -> Iterator[str]:
@@ -66,33 +58,60 @@ class ExperimentModule(pytest.Module):
         parts = self.path.with_suffix("").parts
         return (".".join(parts[-count:]) for count in range(1, len(parts)))
 
-    def _check(self, collected: Sequence[pytest.Item | pytest.Collector]) -> None:
-        here: dict[str, Experiment] = {}
-        for item in collected:
-            if isinstance(item, CaseItem):
-                experiment = item.task.experiment
-                if here.setdefault(experiment.name, experiment) is not experiment:
-                    raise self.CollectError(f"two experiments in this file are named {experiment.name!r}")
-        names = self.session.stash.setdefault(_DECLARED_IN, {})
-        for name in here:
-            if names.setdefault(name, self.path) != self.path:
+    def _cases_behind(self, experiment: Experiment) -> list[CaseItem]:
+        """Return the cases of tasks that only their experiment names, as a factory leaves them."""
+        return [item for task in experiment.tasks for item in make_items(self, task) or ()]
+
+    def _check(self, declared: Sequence[Experiment], collected: Sequence[object]) -> None:
+        tasks = {id(item.task): item.task for item in collected if isinstance(item, CaseItem)}
+        by_name: dict[str, Task] = {}
+        for task in tasks.values():
+            if by_name.setdefault(task.name, task) is not task:
+                raise self.CollectError(_same_task_name(task, by_name[task.name]))
+        for experiment in declared:
+            self._check_experiment(experiment, tasks)
+
+    def _check_experiment(self, experiment: Experiment, collected: Mapping[int, Task]) -> None:
+        name = experiment.name
+        if not experiment.tasks:
+            raise self.CollectError(
+                f"experiment {name!r} has no task; decorate its training function with "
+                "@exp.task(total_steps=...)"
+            )
+        ours = [task for task in experiment.tasks if task.__module__ == self.obj.__name__]
+        for task in ours:
+            if id(task) not in collected:
                 raise self.CollectError(
-                    f"experiment {name!r} is declared in {names[name]} too; names must be unique"
+                    f"task {task.name!r} of experiment {name!r} can't be reached: another thing in this file "
+                    "took the names of the task and of its experiment; give each a name of its own"
                 )
-        for value in vars(self.obj).values():
-            if isinstance(value, Experiment) and not value.tasks:
-                raise self.CollectError(
-                    f"experiment {value.name!r} has no task; decorate its training function with "
-                    "@exp.task(total_steps=...)"
-                )
+        declared_in = self.session.stash.setdefault(_DECLARED_IN, {})
+        if ours and (before := declared_in.setdefault(name, (experiment, self.path)))[0] is not experiment:
+            where = "in this file" if before[1] == self.path else f"in {before[1]} too"
+            raise self.CollectError(f"experiment {name!r} is declared twice, {where}; names must be unique")
+
+
+def _same_task_name(task: Task, other: Task) -> str:
+    return (
+        f"experiments {other.experiment.name!r} and {task.experiment.name!r} both have a task {task.name!r}, "
+        f'so their cases would have the same node ids: write @exp.task(name="...") for one of them'
+    )
 
 
 def make_items(collector: ExperimentModule, obj: object) -> list[CaseItem] | None:
-    """Return the items of a module-level name: the cases of a task, or None if it isn't one."""
+    """Return the items of a module-level name: the cases of a task, or None if it isn't one.
+
+    Raises:
+        pytest.Collector.CollectError: A mark of the task can't work on it.
+    """
     if not isinstance(obj, Task):
         return None
-    if obj.__module__ != collector.obj.__name__ or vars(collector.obj).get(obj.name, obj) is not obj:
+    if obj.__module__ != collector.obj.__name__ or id(obj) in collector.made:
         return []  # imported from another experiment file, or a second name for the same task
+    collector.made.add(id(obj))
+    for mark in getattr(obj, "pytestmark", ()):
+        if mark.name in _REFUSED_MARKS:
+            raise collector.CollectError(f"task {obj.name!r}: {_REFUSED_MARKS[mark.name]}")
     alchemy = Alchemy.of(collector.config)
     with _without_garbage_collector():
         return [CaseItem.of(collector, obj, case, alchemy) for case in obj.cases]
@@ -108,152 +127,3 @@ def _without_garbage_collector() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
-
-
-class CaseItem(pytest.Item):
-    """One task × one case of the matrix. Executed by the backend, judged here."""
-
-    def __init__(
-        self, *, task: Task, case: Case, alchemy: Alchemy, name: str, parent: ExperimentModule
-    ) -> None:
-        # a node id given as text is parsed by pytest and then equals what --lf reads back from its cache
-        super().__init__(name, parent, nodeid=f"{parent.nodeid}::{name}")
-        self.task = task
-        self.case = case
-        self.alchemy = alchemy
-        self._module = parent.obj
-        self._plan: Plan | None = None
-        self.outcome: Outcome | None = None
-        """How a job ended, set by the loop of a remote backend; None where the case runs in this process."""
-        self.veto: BaseException | None = None
-        """What a setup hook raised when it was asked, before anything was submitted."""
-        for mark in (*case.marks, *getattr(task, "pytestmark", ())):
-            mark = getattr(mark, "mark", mark)  # noqa: PLW2901  a decorator or the mark itself
-            self.own_markers.append(mark)
-            self.keywords[mark.name] = True
-
-    @classmethod
-    def of(cls, parent: ExperimentModule, task: Task, case: Case, alchemy: Alchemy) -> CaseItem:
-        """Make the item `task[case id]` below its file."""
-        name = f"{task.name}[{case.id}]" if case.id else task.name
-        item: CaseItem = cls.from_parent(parent, name=name, task=task, case=case, alchemy=alchemy)
-        return item
-
-    @property
-    def params(self) -> Mapping[str, Any]:
-        """The parameters of the case."""
-        return self.case.params
-
-    @property
-    def plan(self) -> Plan:
-        """What to execute; computed when first asked for, since most collected cases are never run."""
-        if self._plan is None:
-            self._plan = self.alchemy.plan(self.task, self.case, self._module)
-        return self._plan
-
-    @property
-    def is_remote(self) -> bool:
-        """Whether a job runs it, not this process."""
-        return self.alchemy.is_remote
-
-    def iter_markers_with_node(self, name: str | None = None) -> Iterator[tuple[Any, pytest.Mark]]:
-        """Add the mark `alchemy(**params)`, made on demand: ten thousand items would pay for it otherwise.
-
-        A run that is shortened is not judged, so no failure of it is expected either.
-        """
-        if name in {None, "alchemy"}:
-            yield self, _ALCHEMY_MARK.with_args(**self.case.params).mark
-        shortened = self.alchemy.is_shortened(self.task)
-        for node, mark in super().iter_markers_with_node(name):
-            if not (shortened and mark.name == "xfail" and mark.kwargs.get("run", True)):
-                yield node, mark
-
-    def setup(self) -> None:
-        """Describe the case, and for a remote run report what the machinery did to it.
-
-        Raises:
-            CaseLost: The machinery lost the run, so pytest reports an error, not a failure.
-        """
-        theirs = [each for each in self.user_properties if not is_ours(each[0])]  # a rerun begins anew
-        self.user_properties[:] = theirs
-        self.user_properties += describe_case(self.task, self.case, self.nodeid, self.alchemy.options.backend)
-        self.user_properties += describe_run(self.plan.spec.run, self.alchemy.run_directory(self.plan))
-        if self.outcome is not None and self.outcome.reason.is_infrastructure:
-            self._describe(self.outcome)
-            self._tell(Verdict.ERROR)
-            raise CaseLost(judge.trouble(self.outcome))
-
-    def runtest(self) -> None:
-        """Run the case unless a job did, and judge it.
-
-        Raises:
-            CriteriaRefuted: A criterion is not met.
-            CaseCrashed: The user's code failed in a job; in this process its own exception propagates.
-            CaseLost: The run directory can't be written.
-        """
-        __tracebackhide__ = True
-        outcome = self._execute() if self.outcome is None else self.outcome
-        self._describe(outcome)
-        if outcome.result is None or outcome.result.error is not None:
-            self._tell(Verdict.ERROR)
-            raise CaseCrashed(judge.crash(outcome))
-        verdict = judge.judge_case(
-            self.task.criteria, outcome.result, shortened=self.alchemy.is_shortened(self.task)
-        )
-        self.user_properties += describe_verdict(verdict)
-        self._tell(verdict.verdict)
-        if verdict.verdict is Verdict.REFUTED:
-            raise CriteriaRefuted(judge.refutation(verdict, outcome))
-
-    def _execute(self) -> Outcome:
-        __tracebackhide__ = True
-        try:
-            return self.alchemy.execute(self.plan, self.task)
-        except BaseException as error:
-            self.user_properties.append(("alchemy.reason", reason_of(error).value))
-            self._tell(Verdict.ERROR)
-            if isinstance(error, InfrastructureError):
-                raise CaseLost(str(error)) from error
-            raise
-
-    def _describe(self, outcome: Outcome) -> None:
-        self.user_properties += describe_outcome(outcome)
-        if outcome.stdout:
-            self.add_report_section("call", "stdout", outcome.stdout)
-        if outcome.stderr:
-            self.add_report_section("call", "stderr", outcome.stderr)
-
-    def _tell(self, verdict: Verdict) -> None:
-        self.user_properties.append(("alchemy.verdict", verdict.value))
-
-    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
-        """Return our own text for what we raise on purpose, first line first; else a traceback."""
-        option = self.config.getoption  # with defaults: -p no:terminal takes these options away
-        chosen: Any = style or option("tbstyle", "auto")
-        if isinstance(excinfo.value, (CriteriaRefuted, CaseCrashed, CaseLost)):
-            text = str(excinfo.value)
-            return text.partition("\n")[0] if chosen == "line" else text
-        if option("fulltrace", False) or chosen is None:
-            return super().repr_failure(excinfo, style)
-        return excinfo.getrepr(
-            style="long" if chosen == "auto" else chosen,
-            showlocals=option("showlocals", False),
-            tbfilter=lambda info: _from_file_on(info, self.path, shorten=chosen == "auto"),
-            truncate_locals=self.config.get_verbosity() <= 1,
-        )
-
-    def reportinfo(self) -> tuple[Path, int, str]:
-        """Return file, line of the task's function and name, as pytest asks for them."""
-        code = getattr(inspect.unwrap(self.task.fn), "__code__", None)
-        return self.path, code.co_firstlineno - 1 if code else 0, self.name
-
-
-def _from_file_on(excinfo: pytest.ExceptionInfo[BaseException], path: Path, *, shorten: bool) -> Any:
-    """Cut the frames that lead to the user's file; show the first and last at length, as pytest does."""
-    frames = excinfo.traceback.cut(path=path).filter(excinfo)
-    last = len(frames) - 1
-    if not shorten:
-        return frames
-    return type(frames)(
-        frame if index in {0, last} else frame.with_repr_style("short") for index, frame in enumerate(frames)
-    )

@@ -1,32 +1,46 @@
-"""Decides whether this process dispatches, and if so puts the loop in charge."""
+"""The last look before anything runs: is there a case, can its backend work, who runs the loop?"""
 
 from __future__ import annotations
 
 import sys
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import pytest
+import pytest
 
+if TYPE_CHECKING:
     from pytest_alchemy.summary import Summary
 
-__all__ = ["register"]
+__all__ = ["prepare"]
 
 
-def register(session: pytest.Session, summary: Summary | None) -> None:
-    """Register the dispatcher if a case was collected that a remote backend runs.
+def prepare(session: pytest.Session, summary: Summary | None) -> None:
+    """Get ready to run cases, if any were collected; `summary` is None in a worker of pytest-xdist.
 
-    `summary` is None in a worker of pytest-xdist, which never dispatches.
+    Raises:
+        pytest.UsageError: The backend can't work as it is set up.
     """
-    if summary is None or "pytest_alchemy.collect" not in sys.modules:
+    if summary is None or "pytest_alchemy.case" not in sys.modules or session.config.option.collectonly:
         return
-    from pytest_alchemy.collect import CaseItem
+    from pytest_alchemy.case import CaseItem
 
-    backend = next((item.alchemy.backend for item in session.items if isinstance(item, CaseItem)), None)
+    if any(isinstance(item, CaseItem) for item in session.items):
+        _prepare(session.config, summary)
+
+
+def _prepare(config: pytest.Config, summary: Summary) -> None:
+    from alchemy.errors import ConfigurationError
     from pytest_alchemy.backends import RemoteBackend
+    from pytest_alchemy.loop import Dispatcher
+    from pytest_alchemy.session import Alchemy
+    from pytest_alchemy.signals import end_session_on_signals
 
+    backend = Alchemy.of(config).backend
+    end_session_on_signals(config)
     if isinstance(backend, RemoteBackend):
-        from pytest_alchemy.loop import Dispatcher
-
-        summary.dispatcher = Dispatcher(session.config, backend)
-        session.config.pluginmanager.register(summary.dispatcher, "alchemy-dispatcher")
+        summary.dispatcher = Dispatcher(config, backend)
+        config.pluginmanager.register(summary.dispatcher, "alchemy-dispatcher")
+        return
+    try:
+        backend.check()
+    except ConfigurationError as error:
+        raise pytest.UsageError(str(error)) from error

@@ -5,6 +5,7 @@ The names are a format: `junit.py`, `summary.py` and other people's report plugi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -52,7 +53,9 @@ def is_ours(name: str) -> bool:
     return name.startswith(_OURS)
 
 
-def describe_case(task: Task, case: Case, node: str, backend: str) -> list[Property]:
+def describe_case(
+    task: Task, case: Case, node: str, backend: str, shortened_to: int | None
+) -> list[Property]:
     """Return what is known before a case runs; reported even for one that is skipped."""
     return [
         (EXPERIMENT, task.experiment.name),
@@ -62,6 +65,7 @@ def describe_case(task: Task, case: Case, node: str, backend: str) -> list[Prope
         ("alchemy.backend", backend),
         *((f"param.{name}", str(value)) for name, value in case.params.items()),
         *describe_suite(task),
+        *([(f"{OF_SUITE}shortened_to", f"{shortened_to} steps")] if shortened_to else ()),
     ]
 
 
@@ -100,11 +104,13 @@ def describe_outcome(outcome: Outcome) -> Iterator[Property]:
         yield "alchemy.steps", f"{outcome.result.steps}/{outcome.result.total_steps}"
         evaluation = outcome.result.evaluation
         for name, value in (evaluation.metrics if evaluation else outcome.result.metrics).items():
-            yield f"metric.{name}", f"{value:.6g}"
+            yield f"metric.{name}", repr(value) if math.isfinite(value) else str(value)
 
 
 def describe_verdict(verdict: CaseVerdict) -> Iterator[Property]:
     """Yield the checks of a case."""
+    if verdict.stale_step is not None:
+        yield "alchemy.evaluated_after", str(verdict.stale_step)
     for check in verdict.checks:
         told = ToldCheck(check.criterion.text, check.ok, check.shown)
         yield f"criterion.{check.criterion.metric}", str(told)

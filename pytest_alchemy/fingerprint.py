@@ -14,6 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pytest_alchemy.sniff import ExperimentNames
+
 __all__ = ["CodeDigests", "fingerprint"]
 
 _DECLARATIVE = frozenset({"criteria", "matrix", "tags", "retry", "resources"})
@@ -58,21 +60,39 @@ class CodeDigests:
         if path not in self._trees:
             try:
                 tree = ast.parse(path.read_bytes())
-            except SyntaxError:  # a project file that is broken and perhaps never imported in earnest
+            except (OSError, SyntaxError, ValueError):  # a broken file, perhaps never imported in earnest
                 tree = ast.Module(body=[], type_ignores=[])
-            self._trees[path] = _Executed().visit(tree)
+            self._trees[path] = _Executed(ExperimentNames.of(tree)).visit(tree)
         return self._trees[path]
 
 
 class _Executed(ast.NodeTransformer):
-    """Drops what a declaration says about judging and placing, as opposed to executing."""
+    """Drops what a declaration of ours says about judging and placing, as opposed to executing."""
+
+    def __init__(self, names: ExperimentNames) -> None:
+        self._names = names
+        self._experiments: set[str] = set()
+        """Variables that hold an experiment."""
+
+    def visit_Assign(self, node: ast.Assign) -> ast.Assign:
+        if isinstance(node.value, ast.Call) and self._names.is_call(node.value):
+            self._experiments |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+        self.generic_visit(node)
+        return node
 
     def visit_Call(self, node: ast.Call) -> ast.Call:
         self.generic_visit(node)
-        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-        if name in {"experiment", "task"}:
+        if self._names.is_call(node) or self._is_task(node.func):
             node.keywords = [keyword for keyword in node.keywords if keyword.arg not in _DECLARATIVE]
         return node
+
+    def _is_task(self, function: ast.expr) -> bool:
+        return (
+            isinstance(function, ast.Attribute)
+            and function.attr == "task"
+            and isinstance(function.value, ast.Name)
+            and function.value.id in self._experiments
+        )
 
 
 def _imported_files(tree: ast.Module, path: Path, search: Sequence[Path]) -> Iterator[Path]:

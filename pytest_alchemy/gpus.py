@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-__all__ = ["share_of", "visible_gpus"]
+__all__ = ["Pool", "visible_gpus"]
 
 _DRIVER = Path("/proc/driver/nvidia/gpus")
 _DEVICES = Path("/dev")
@@ -28,9 +28,24 @@ def visible_gpus(
     return tuple(str(index) for index in range(count))
 
 
-def share_of(worker: int, gpus: Sequence[str]) -> str | None:
-    """Return the GPU of the worker with this number, None where there are none; surplus workers share."""
-    return gpus[worker % len(gpus)] if gpus else None
+class Pool:
+    """Gives each worker a GPU, the least used one; a worker that ends gives its own back."""
+
+    def __init__(self, gpus: Sequence[str]) -> None:
+        self._holders: dict[str, set[str]] = {gpu: set() for gpu in gpus}
+
+    def take(self, worker: str) -> str | None:
+        """Return the GPU for a worker, None where there are none."""
+        if not self._holders:
+            return None
+        gpu = min(self._holders, key=lambda name: len(self._holders[name]))
+        self._holders[gpu].add(worker)
+        return gpu
+
+    def give_back(self, worker: str) -> None:
+        """Note that a worker has ended."""
+        for holders in self._holders.values():
+            holders.discard(worker)
 
 
 def _count(directory: Path) -> int:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import textwrap
 from dataclasses import dataclass
-from enum import Enum
 from typing import TYPE_CHECKING
 
 from alchemy.criteria import judge
+from pytest_alchemy.verdict import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,23 +16,10 @@ if TYPE_CHECKING:
     from alchemy.result import Evaluation, Result
     from pytest_alchemy.outcome import Outcome
 
-__all__ = ["CaseVerdict", "Verdict", "crash", "judge_case", "refutation", "trouble", "where"]
+__all__ = ["CaseVerdict", "crash", "judge_case", "refutation", "trouble", "where"]
 
 _TAIL = 4000
 """Characters of a job's output shown with a failure; the logs have the rest."""
-
-
-class Verdict(str, Enum):
-    """What became of a case as a statement about the world."""
-
-    SUPPORTED = "SUPPORTED"
-    REFUTED = "REFUTED"
-    ERROR = "ERROR"
-    """Neither: the run crashed or the machinery failed."""
-    SHORTENED = "SHORTENED"
-    """Not judged: the run was shortened on purpose."""
-    COMPLETED = "COMPLETED"
-    """Not judged: there is no criterion."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,34 +8,40 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 
+import pytest
+
 import alchemy_agent as agent
-from alchemy.errors import InfrastructureError
+from alchemy.errors import ConfigurationError, InfrastructureError
 from alchemy.execution import execute, reject
 from alchemy.loading import find_task, fresh
 from alchemy.matrix import encode_params
 from alchemy.recorder import Fenced, FileRecorder
+from alchemy.result import Result
 from alchemy.seeding import preserved
-from pytest_alchemy.options import read_options
+from pytest_alchemy.options import read_options, read_resources
 from pytest_alchemy.outcome import Outcome, Reason
 
 if TYPE_CHECKING:
-    import pytest
-
     from alchemy.experiment import Task
-    from alchemy.result import Result
     from alchemy.runspec import RunSpec
     from pytest_alchemy.backends import Plan
 
-__all__ = ["LocalBackend", "from_config", "reason_of"]
+__all__ = ["LocalBackend", "from_config"]
 
 _EVIDENCE = "ran in the pytest process"
 
 
 def from_config(config: pytest.Config) -> LocalBackend:
-    """Make the backend for this session."""
+    """Make the backend for this session.
+
+    Raises:
+        ConfigurationError: A resource on the command line can't be meant.
+    """
     options = read_options(config)
+    read_resources(options.resources)  # means nothing here, but a typing error shall not wait for the cluster
     return LocalBackend(options.default_root, options.session)
 
 
@@ -51,25 +57,46 @@ class LocalBackend:
         """The run root."""
         return self._root
 
+    def check(self) -> None:
+        """Fail before anything runs.
+
+        Raises:
+            ConfigurationError: The root can't be written.
+        """
+        try:
+            self._make_root()
+            agent.make_directory(str(self._root / "jobs"))
+            with TemporaryFile(dir=self._root / "jobs"):
+                pass
+        except OSError as error:
+            raise ConfigurationError(
+                f"the run root {self._root} can't be written: {error}; choose another with --alchemy-root"
+            ) from error
+
     def execute(self, plan: Plan, task: Task) -> Outcome:
         """Run to the end; the module is executed anew, so nothing leaks from one case to the next.
 
         Raises:
-            BaseException: Whatever the user's code raised, with its own traceback.
             InfrastructureError: The run directory could not be written.
+            KeyboardInterrupt: Somebody wants the session to end; likewise `pytest.exit`.
         """
-        __tracebackhide__ = True
         attempt = self._open(plan.spec)
         started = time.monotonic()
+        raised: BaseException | None = None
         try:
-            result = self._run(plan.spec, task.name, attempt)
-        except BaseException as error:
-            self._conclude(attempt, reason_of(error), time.monotonic() - started)
-            raise
-        self._conclude(attempt, Reason.COMPLETED, time.monotonic() - started)
-        return _outcome(plan, attempt, result)
+            self._run(plan.spec, task.name, attempt)
+        except BaseException as error:  # noqa: BLE001  user code may raise anything, SystemExit too
+            raised = error
+        reason = _reason(raised)
+        try:
+            self._conclude(attempt, reason, time.monotonic() - started)
+        except InfrastructureError as error:
+            raised = raised or error  # what went wrong first is what people need
+        if isinstance(raised, (InfrastructureError, KeyboardInterrupt, pytest.exit.Exception)):
+            raise raised
+        return _outcome(plan, attempt, reason, raised)
 
-    def _run(self, spec: RunSpec, task: str, attempt: agent.AttemptDir) -> Result:
+    def _run(self, spec: RunSpec, task: str, attempt: agent.AttemptDir) -> None:
         __tracebackhide__ = True
         with (
             self._alive(attempt) as incarnation,
@@ -84,7 +111,7 @@ class LocalBackend:
             except Exception as error:  # whatever the user's file raises before its task can be called
                 reject(spec, recorder, error)
                 raise
-            return execute(fresh_task, spec, recorder)
+            execute(fresh_task, spec, recorder)
 
     def _open(self, spec: RunSpec) -> agent.AttemptDir:
         path = self._root / "jobs" / spec.run
@@ -144,10 +171,13 @@ def _environment(spec: RunSpec, attempt: agent.AttemptDir) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def reason_of(error: BaseException) -> Reason:
-    """Name the reason of a run that ended with this exception in this process."""
+def _reason(error: BaseException | None) -> Reason:
     match error:
-        case KeyboardInterrupt():
+        case None:
+            return Reason.COMPLETED
+        case (
+            KeyboardInterrupt() | pytest.exit.Exception() | pytest.skip.Exception() | pytest.xfail.Exception()
+        ):
             return Reason.CANCELLED
         case Fenced():
             return Reason.FENCED
@@ -156,13 +186,18 @@ def reason_of(error: BaseException) -> Reason:
     return Reason.USER_ERROR
 
 
-def _outcome(plan: Plan, attempt: agent.AttemptDir, result: Result) -> Outcome:
+def _outcome(
+    plan: Plan, attempt: agent.AttemptDir, reason: Reason, exception: BaseException | None
+) -> Outcome:
+    record = agent.read_record(attempt.result)
+    result = Result.from_record(record) if record else None
     return Outcome(
-        reason=Reason.COMPLETED,
+        reason=reason,
         run=plan.spec.run,
         attempt=attempt.name,
         directory=Path(attempt.run_dir.path),
         result=result,
+        exception=exception,
         evidence=_EVIDENCE,
-        duration_s=result.duration_s,
+        duration_s=result.duration_s if result else 0.0,
     )

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from alchemy.errors import ConfigurationError
-from pytest_alchemy.collect import CaseItem
+from pytest_alchemy.case import CaseItem
 from pytest_alchemy.events import Finished, Notice
 from pytest_alchemy.live import Live
-from pytest_alchemy.signals import ctrl_c_sets_flag, detach_on_signals
+from pytest_alchemy.signals import ctrl_c_sets_flag
 
 if TYPE_CHECKING:
     from pytest_alchemy.backends import RemoteBackend
@@ -63,7 +63,7 @@ class Dispatcher:
             return None
         others = [item for item in session.items if not isinstance(item, CaseItem)]
         self._live = Live(self._config)
-        with self._leaving(), detach_on_signals():
+        with self._leaving():
             self._submit(session, cases)
             for item, following in zip_longest(others, others[1:]):
                 self._report(session, item, following)
@@ -78,7 +78,8 @@ class Dispatcher:
             raise pytest.UsageError(str(error)) from error
         accepted = []
         for item in cases:
-            if _passes_setup(item):
+            item.veto = _veto(item)
+            if item.veto is None:
                 accepted.append(item)
             else:  # skipped, xfail(run=False), a veto in a conftest: reported at once, no job
                 self._report(session, item)
@@ -136,15 +137,25 @@ class Dispatcher:
             raise
         except KeyboardInterrupt:
             with ctrl_c_sets_flag() as again:
+                self._report_finished()
                 self._detach()
                 self._offer_to_cancel(again)
             raise
         except BaseException:
+            self._report_finished()
             self._detach()
             raise
         finally:
             self._live.clear()
             self._backend.close()
+
+    def _report_finished(self) -> None:
+        """Report what ended while nobody looked, so that it doesn't count as left behind."""
+        for event in self._news(None):
+            if isinstance(event, Finished):
+                item = self._waiting.pop(event.run)
+                item.outcome = event.outcome
+                item.ihook.pytest_runtest_protocol(item=item, nextitem=None)
 
     def _detach(self) -> None:
         self._live.clear()
@@ -183,6 +194,8 @@ class Dispatcher:
 
     def _set_up(self, item: CaseItem) -> None:
         _without_runner(item, "pytest_runtest_setup")(item=item)
+        if item.veto is not None:  # of the runner, or of a hook that doesn't repeat itself
+            raise item.veto
         item.setup()
 
     def _emit(self, item: CaseItem, when: Any, function: Callable[[], object]) -> pytest.TestReport:
@@ -204,11 +217,11 @@ def _call(when: Any, function: Callable[[], object]) -> pytest.CallInfo[object]:
     return pytest.CallInfo.from_call(function, when=when, reraise=(pytest.exit.Exception, KeyboardInterrupt))
 
 
-def _passes_setup(item: CaseItem) -> bool:
+def _veto(item: CaseItem) -> BaseException | None:
     """Ask every setup hook, pytest's own included, while no fixture is up: a skip costs no job."""
     asked = _call("setup", lambda: item.ihook.pytest_runtest_setup(item=item))
     _call("teardown", lambda: item.ihook.pytest_runtest_teardown(item=item, nextitem=None))
-    return asked.excinfo is None
+    return asked.excinfo.value if asked.excinfo else None
 
 
 def _without_runner(item: CaseItem, name: str) -> Callable[..., object]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,9 +16,18 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from alchemy.resources import Resources
     from pytest_alchemy.backends import BackendFactory
 
-__all__ = ["BACKENDS", "Options", "add_options", "did_you_mean", "find_backends", "read_options"]
+__all__ = [
+    "BACKENDS",
+    "Options",
+    "add_options",
+    "did_you_mean",
+    "find_backends",
+    "read_options",
+    "read_resources",
+]
 
 BACKENDS = pytest.StashKey[Mapping[str, "BackendFactory"]]()
 _OPTIONS = pytest.StashKey["Options"]()
@@ -108,7 +117,10 @@ def read_options(config: pytest.Config) -> Options:
 
 def _read(config: pytest.Config) -> Options:
     backend = config.getoption("alchemy_backend") or config.getini("alchemy_backend")
-    if root := config.getoption("alchemy_root"):
+    root = config.getoption("alchemy_root")
+    if root == "":
+        raise pytest.UsageError("--alchemy-root is empty: is the variable it comes from set?")
+    if root:
         path: Path | None = Path(config.invocation_params.dir, Path(root).expanduser())
     else:
         path = (
@@ -136,6 +148,26 @@ def _local_max_steps(config: pytest.Config, backend: str) -> int | None:
         return _positive(text)
     except argparse.ArgumentTypeError as error:
         raise pytest.UsageError(f"ini key alchemy_local_max_steps {error}") from None
+
+
+def read_resources(texts: Iterable[str]) -> Resources:
+    """Read the `KEY=VALUE` of `--alchemy-resource`; the last of a key counts.
+
+    Raises:
+        ConfigurationError: One of them can't be meant.
+    """
+    from alchemy.errors import ConfigurationError
+    from alchemy.resources import Resources
+
+    given = {}
+    for text in texts:
+        key, separator, value = text.partition("=")
+        if not separator:
+            raise ConfigurationError(
+                f"--alchemy-resource takes KEY=VALUE, such as time=2:00:00, not {text!r}"
+            )
+        given[key.strip()] = value.strip()
+    return Resources.parse(given, "--alchemy-resource")
 
 
 def find_backends(config: pytest.Config) -> Mapping[str, BackendFactory]:

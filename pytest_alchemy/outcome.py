@@ -68,6 +68,8 @@ class Outcome:
     directory: Path
     """The run directory."""
     result: Result | None = None
+    exception: BaseException | None = None
+    """What the user's code raised in this process, to be raised again with its traceback; jobs have none."""
     evidence: str = ""
     """For people: what the reason was concluded from, such as `Slurm says TIMEOUT (job 12_3)`."""
     queued_s: float = 0.0

@@ -7,12 +7,16 @@ from typing import Any
 
 import pytest
 
-from pytest_alchemy.gpus import share_of, visible_gpus
+from pytest_alchemy.discovery import search_paths
+from pytest_alchemy.gpus import Pool, visible_gpus
 from pytest_alchemy.options import read_options
+from pytest_alchemy.selection import UNKNOWN, UnknownNames
+from pytest_alchemy.summary import Summary
 
 __all__ = ["XdistHooks", "configure_controller", "configure_worker", "ignored_workers", "is_worker"]
 
 _IGNORED = pytest.StashKey[str]()
+_TOLD = "alchemy_unknown"
 
 
 def is_worker(config: pytest.Config) -> bool:
@@ -21,14 +25,21 @@ def is_worker(config: pytest.Config) -> bool:
 
 
 def configure_worker(config: pytest.Config) -> None:
-    """Confine a worker to its GPU; before anything of the user's could initialise CUDA in a case."""
+    """Confine a worker to its GPU, before anything of the user's could initialise CUDA in a case."""
     gpu = config.workerinput.get("alchemy_gpu")  # type: ignore[attr-defined]
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
 
 
-def configure_controller(config: pytest.Config, *, is_remote: bool) -> None:
-    """Settle `-n`: ignored with a remote backend, else cases are spread by work stealing.
+def tell_controller(config: pytest.Config) -> None:
+    """Hand what a worker found out about names in `-k` to the process that prints."""
+    if is_worker(config) and UNKNOWN in config.stash:
+        unknown = config.stash[UNKNOWN]
+        config.workeroutput[_TOLD] = [list(unknown.names), list(unknown.known)]  # type: ignore[attr-defined]
+
+
+def configure_controller(config: pytest.Config, summary: Summary, *, is_remote: bool) -> None:
+    """Settle `-n`: ignored with a remote backend; else each worker is told its GPU.
 
     Must run before pytest-xdist's own `pytest_configure`, which is trylast.
     """
@@ -38,13 +49,8 @@ def configure_controller(config: pytest.Config, *, is_remote: bool) -> None:
     if is_remote:
         config.stash[_IGNORED] = str(workers)
         config.option.numprocesses, config.option.dist, config.option.tx = 0, "no", []
-    elif not _asked_for_dist(config):
-        config.option.dist = "worksteal"  # cases are few and long: `load` hands out two each up front
-    config.pluginmanager.register(XdistHooks(config), "alchemy-xdist")
-
-
-def _asked_for_dist(config: pytest.Config) -> bool:
-    return any(argument.startswith("--dist") for argument in map(str, config.invocation_params.args))
+    else:
+        config.pluginmanager.register(XdistHooks(config, summary), "alchemy-xdist")
 
 
 def ignored_workers(config: pytest.Config) -> str | None:
@@ -55,22 +61,22 @@ def ignored_workers(config: pytest.Config) -> str | None:
 class XdistHooks:
     """Hooks of pytest-xdist, in the controller only."""
 
-    def __init__(self, config: pytest.Config) -> None:
+    def __init__(self, config: pytest.Config, summary: Summary) -> None:
         self._config = config
-        self._gpus = visible_gpus()
+        self._summary = summary
+        self._pool = Pool(visible_gpus())
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
         """Tell a worker its GPU, the session it belongs to and where experiments may be collected from."""
-        from pytest_alchemy.discovery import search_paths
-
-        number = int(node.workerinput["workerid"].removeprefix("gw"))
-        node.workerinput["alchemy_gpu"] = share_of(number, self._gpus)
-        node.workerinput["alchemy_session"] = read_options(self._config).session
         paths = search_paths(self._config)
+        node.workerinput["alchemy_gpu"] = self._pool.take(node.workerinput["workerid"])
+        node.workerinput["alchemy_session"] = read_options(self._config).session
         node.workerinput["alchemy_search"] = None if paths is None else [str(path) for path in paths]
 
     @pytest.hookimpl(optionalhook=True)
-    def pytest_xdist_auto_num_workers(self, config: pytest.Config) -> int | None:
-        """Let `-n auto` mean one worker per GPU where there are GPUs."""
-        return len(self._gpus) or None if config.getoption("numprocesses") == "auto" else None
+    def pytest_testnodedown(self, node: Any) -> None:
+        """Take the worker's GPU back, and note what it found out."""
+        self._pool.give_back(node.workerinput["workerid"])
+        if told := getattr(node, "workeroutput", {}).get(_TOLD):
+            self._summary.unknown = UnknownNames(tuple(told[0]), tuple(told[1]))

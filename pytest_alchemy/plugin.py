@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_alchemy import discovery, hooks, options, parallel, selection
+from pytest_alchemy import discovery, dispatch, hooks, options, parallel, selection
+from pytest_alchemy.gpus import visible_gpus
 from pytest_alchemy.summary import Summary
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     config.stash[_SUMMARY] = summary = Summary(config)
     config.pluginmanager.register(summary, "alchemy-summary")
-    parallel.configure_controller(config, is_remote=_is_remote(config))
+    parallel.configure_controller(config, summary, is_remote=_is_remote(config))
     if config.getoption("xmlpath", None):
         from pytest_alchemy.junit import JUnit
 
@@ -76,6 +77,8 @@ def _is_remote(config: pytest.Config) -> bool:
 def pytest_report_header(config: pytest.Config) -> list[str]:
     chosen = options.read_options(config)
     lines = [] if chosen.backend == "local" else [f"alchemy: backend {chosen.backend}, root {_root(config)}"]
+    if steps := config.getoption("alchemy_max_steps"):
+        lines.append(f"alchemy: no run is longer than {steps} steps; those cut short are not judged")
     if ignored := parallel.ignored_workers(config):
         lines.append(
             f"alchemy: -n {ignored} ignored: one process dispatches all jobs (--alchemy-max-jobs limits them)"
@@ -129,8 +132,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 # Running.
 
 
-def pytest_collection_finish(session: pytest.Session) -> None:
-    """Register the loop for a remote backend, once it is known that there is something to dispatch."""
-    from pytest_alchemy import dispatch  # nothing heavy in it until there is a case
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """Let `-n auto` mean one worker per GPU where there are GPUs; asked before `pytest_configure`."""
+    return len(visible_gpus()) or None if config.getoption("numprocesses") == "auto" else None
 
-    dispatch.register(session, session.config.stash.get(_SUMMARY, None))
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    dispatch.prepare(session, session.config.stash.get(_SUMMARY, None))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    parallel.tell_controller(session.config)

@@ -6,7 +6,14 @@ from typing import Any
 
 import pytest
 
-from pytest_alchemy.collect import CaseItem, CaseLost, CriteriaRefuted
+from pytest_alchemy.case import CaseCrashed, CaseItem, CaseLost, CriteriaRefuted
+
+
+@pytest.hookimpl(tryfirst=True)  # before a skip could keep the case from saying what it is
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Let every report of a case say which it is."""
+    if isinstance(item, CaseItem):
+        item.describe()
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -19,6 +26,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> 
     if hasattr(report, "wasxfail") and not isinstance(error, (CriteriaRefuted, pytest.xfail.Exception)):
         report.outcome = "failed"
         del report.wasxfail
+    if report.failed and not isinstance(error, (CaseCrashed, CaseLost, CriteriaRefuted)):
+        report.sections.append(("run", item.where()))  # our own failures end with that
     if isinstance(error, CaseLost):
         report.when = "setup"  # pytest and JUnit call a failed setup an error, a failed call a failure
         report.longrepr = item.repr_failure(call.excinfo)  # which pytest asks for after a call only

@@ -62,7 +62,7 @@ class Alchemy:
         """Run a case in this process.
 
         Raises:
-            BaseException: Whatever the user's code raised.
+            ConfigurationError: The backend runs jobs only.
             InfrastructureError: The run directory can't be written.
         """
         __tracebackhide__ = True

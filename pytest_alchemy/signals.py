@@ -10,28 +10,32 @@ from types import FrameType
 
 import pytest
 
-from pytest_alchemy.exits import DETACHED
-
-__all__ = ["ctrl_c_sets_flag", "detach_on_signals"]
+__all__ = ["ctrl_c_sets_flag", "end_session_on_signals"]
 
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 
 
-@contextmanager
-def detach_on_signals() -> Iterator[None]:
-    """Turn SIGTERM and SIGHUP into `pytest.exit` inside the block; previous handlers come back afterwards.
+def end_session_on_signals(config: pytest.Config) -> None:
+    """Turn the first SIGTERM or SIGHUP into `pytest.exit`, with exit code 128 + n, and ignore those after it.
 
-    Without it pytest dies at once and no JUnit file is written.
+    Without it pytest dies at once and no JUnit file is written. A terminal that closes sends SIGHUP twice
+    (the kernel and the shell do), and the second must not cut off what the first began. The handlers that
+    were there come back when pytest is unconfigured.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, _leave) for number in _SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.signal(number, _leave) for number in _SIGNALS}
+        config.add_cleanup(lambda: _restore(before))
+
+
+def _leave(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+    for each in _SIGNALS:
+        signal.signal(each, signal.SIG_IGN)
+    pytest.exit(f"{signal.Signals(number).name} received", returncode=128 + number)
+
+
+def _restore(handlers: dict[signal.Signals, signal._HANDLER]) -> None:
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 @contextmanager
@@ -46,7 +50,3 @@ def ctrl_c_sets_flag() -> Iterator[threading.Event]:
         yield pressed
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def _leave(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-    pytest.exit(f"{signal.Signals(number).name} received", returncode=DETACHED)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import ast
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["declares_experiment"]
+__all__ = ["ExperimentNames", "declares_experiment"]
 
 _IMPORT = re.compile(rb"^[ \t]*(?:import[ \t].*\balchemy\b|from[ \t]+alchemy\b)", re.MULTILINE)
 
@@ -32,34 +33,39 @@ def _calls_experiment(source: bytes) -> bool:
         tree = ast.parse(source)
     except (SyntaxError, ValueError):  # ValueError: null bytes
         return True
-    nodes = list(ast.walk(tree))
-    modules = {
-        alias.asname or "alchemy"
-        for node in nodes
-        if isinstance(node, ast.Import)
-        for alias in node.names
-        if alias.name == "alchemy" or (alias.name.startswith("alchemy.") and not alias.asname)
-    }
-    functions = {
-        alias.asname or alias.name
-        for node in nodes
-        if isinstance(node, ast.ImportFrom)
-        and node.module in {"alchemy", "alchemy.experiment"}
-        and not node.level
-        for alias in node.names
-        if alias.name in {"experiment", "*"}
-    }
-    if "*" in functions:
-        functions.add("experiment")
-    return any(_is_call_of(node.func, modules, functions) for node in nodes if isinstance(node, ast.Call))
+    names = ExperimentNames.of(tree)
+    return any(names.is_call(node) for node in ast.walk(tree) if isinstance(node, ast.Call))
 
 
-def _is_call_of(function: ast.expr, modules: set[str], functions: set[str]) -> bool:
-    if isinstance(function, ast.Name):
-        return function.id in functions
-    return (
-        isinstance(function, ast.Attribute)
-        and function.attr == "experiment"
-        and isinstance(function.value, ast.Name)
-        and function.value.id in modules
-    )
+@dataclass(frozen=True, slots=True)
+class ExperimentNames:
+    """The names under which a file imported `alchemy` and its `experiment`."""
+
+    modules: frozenset[str]
+    functions: frozenset[str]
+
+    @classmethod
+    def of(cls, tree: ast.Module) -> ExperimentNames:
+        """Find the imports, also those below the top level."""
+        modules: set[str] = set()
+        functions: set[str] = set()
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                modules |= {alias.asname or "alchemy" for alias in node.names if alias.name == "alchemy"}
+            elif isinstance(node, ast.ImportFrom) and node.module == "alchemy" and not node.level:
+                names = {alias.name: alias.asname or alias.name for alias in node.names}
+                functions |= {names[name] for name in ("experiment",) if name in names}
+                functions |= {"experiment"} if "*" in names else set()
+        return cls(frozenset(modules), frozenset(functions))
+
+    def is_call(self, node: ast.Call) -> bool:
+        """Tell whether a call is one of `alchemy.experiment`."""
+        function = node.func
+        if isinstance(function, ast.Name):
+            return function.id in self.functions
+        return (
+            isinstance(function, ast.Attribute)
+            and function.attr == "experiment"
+            and isinstance(function.value, ast.Name)
+            and function.value.id in self.modules
+        )

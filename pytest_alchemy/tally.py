@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from pytest_alchemy.facts import CaseFacts, ToldCheck
+from pytest_alchemy.outcome import Reason
+from pytest_alchemy.verdict import Verdict
 
 __all__ = ["CaseRow", "ExperimentTally", "Tally"]
 
@@ -25,16 +27,21 @@ class CaseRow:
     @property
     def words(self) -> str:
         """What became of the case, in ours."""
-        verdict = self.facts.get("verdict").lower()
-        if self.outcome == "xfailed":
-            return "refuted, as expected"
+        verdict = self.facts.get("verdict")
+        late = self.facts.get("evaluated_after")
+        words = self._words(verdict)
+        return f"{words} (evaluated after step {late})" if late and verdict != Verdict.ERROR else words
+
+    def _words(self, verdict: str) -> str:
         if self.outcome == "skipped" or not verdict:
             return self.outcome
-        if verdict == "error":
+        if verdict == Verdict.ERROR:
             return self.facts.get("reason") or "error"
-        if verdict == "supported" and self.outcome in {"failed", "xpassed"}:
+        if verdict == Verdict.REFUTED and self.outcome == "xfailed":
+            return "refuted, as expected"
+        if verdict == Verdict.SUPPORTED and self.outcome in {"failed", "xpassed"}:
             return "supported, though expected to fail"
-        return verdict
+        return verdict.lower()
 
 
 @dataclass(slots=True)
@@ -68,11 +75,12 @@ def _most_telling(rows: Sequence[CaseRow], limit: int) -> list[CaseRow]:
 
 def _table(rows: Sequence[CaseRow]) -> list[str]:
     checks = [row.facts.checks() for row in rows]
+    several_tasks = len({row.facts.get("task") for row in rows}) > 1
     wanted = {metric: check.wanted for each in checks for metric, check in each.items()}
     header = ["case", *(f"{metric} {text}" for metric, text in wanted.items()), "steps", "time", "verdict"]
     body = [
         [
-            row.facts.get("case") or row.facts.get("task"),
+            _label(row, several_tasks=several_tasks),
             *(_shown(each.get(metric)) for metric in wanted),
             row.facts.get("steps"),
             _seconds(row.facts.get("duration_s")),
@@ -85,6 +93,11 @@ def _table(rows: Sequence[CaseRow]) -> list[str]:
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
         for line in [header, *body]
     ]
+
+
+def _label(row: CaseRow, *, several_tasks: bool) -> str:
+    task, case = row.facts.get("task"), row.facts.get("case")
+    return f"{task}[{case}]" if case and several_tasks else case or task
 
 
 def _shown(check: ToldCheck | None) -> str:
@@ -113,8 +126,18 @@ class Tally:
         tally = self.experiments.setdefault(name, ExperimentTally(name))
         tally.rows[node] = CaseRow(facts, outcome)
 
-    def reasons(self) -> set[str]:
-        """Return the reasons for which runs of this session ended."""
-        return {
-            row.facts.get("reason") for tally in self.experiments.values() for row in tally.rows.values()
-        } - {""}
+    def has_lost_runs(self) -> bool:
+        """Tell whether the machinery lost a run."""
+        return any(
+            row.facts.get("verdict") == Verdict.ERROR and Reason(row.facts.get("reason")).is_infrastructure
+            for row in self._rows()
+        )
+
+    def count_shortened(self) -> str:
+        """Return how many cases ended early on the user's wish, such as `2 cases`; empty if none did."""
+        number = sum(row.facts.get("verdict") == Verdict.SHORTENED for row in self._rows())
+        return _count(number, "case") if number else ""
+
+    def _rows(self) -> Iterator[CaseRow]:
+        for tally in self.experiments.values():
+            yield from tally.rows.values()

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from alchemy.errors import ConfigurationError
-from alchemy.resources import Resources
-from pytest_alchemy.options import read_options
+from pytest_alchemy.options import read_options, read_resources
 from pytest_alchemy.profile import load_profile
 from pytest_alchemy.slurm.backend import SlurmBackend
 from pytest_alchemy.slurm.settings import SlurmSettings
@@ -31,21 +28,8 @@ def from_config(config: pytest.Config) -> SlurmBackend:
     settings = SlurmSettings(
         root=root,
         profile=profile,
-        command_line=_resources(options.resources),
+        command_line=read_resources(options.resources),
         session=options.session,
         max_jobs=options.max_jobs,
     )
     return SlurmBackend(settings)
-
-
-def _resources(texts: Iterable[str]) -> Resources:
-    """Read `KEY=VALUE` texts; the last of a key counts."""
-    given = {}
-    for text in texts:
-        key, separator, value = text.partition("=")
-        if not separator:
-            raise ConfigurationError(
-                f"--alchemy-resource takes KEY=VALUE, such as time=2:00:00, not {text!r}"
-            )
-        given[key.strip()] = value.strip()
-    return Resources.parse(given, "--alchemy-resource")

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import inspect
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, update_wrapper
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, overload
@@ -21,11 +22,25 @@ from alchemy.resources import Resources
 if TYPE_CHECKING:
     from alchemy.context import Context
 
-__all__ = ["Experiment", "Task", "experiment"]
+__all__ = ["Experiment", "Task", "declaring", "experiment"]
 
 Function: TypeAlias = "Callable[[Context], Any]"
 
 _MAX_NAME = 100
+
+
+_listening: list[list[Experiment]] = []
+
+
+@contextmanager
+def declaring() -> Iterator[list[Experiment]]:
+    """Note the experiments that are declared inside the block, for whoever reads a file."""
+    noted: list[Experiment] = []
+    _listening.append(noted)
+    try:
+        yield noted
+    finally:
+        _listening.remove(noted)
 
 
 def experiment(
@@ -56,7 +71,7 @@ def experiment(
     try:
         axes = parse_axes(matrix)
         _check_replicates(replicates, axes)
-        return Experiment(
+        declared = Experiment(
             name=name,
             axes=axes,
             criteria=parse_criteria(criteria),
@@ -66,6 +81,9 @@ def experiment(
         )
     except ConfigurationError as error:
         raise _located(error, f"experiment {name!r}") from None
+    for noted in _listening:
+        noted.append(declared)
+    return declared
 
 
 @dataclass(eq=False)

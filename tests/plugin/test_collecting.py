@@ -72,7 +72,7 @@ def test_two_experiments_of_one_name_are_refused_with_both_files(scaling: Projec
     scaling.write("experiments/second.py", EXPERIMENT)
     result = scaling.run("experiments")
     result.stdout.fnmatch_lines(
-        ["*experiment 'scaling' is declared in *ctx_scaling.py too; names must be unique*"]
+        ["*experiment 'scaling' is declared twice, in *ctx_scaling.py too; names must be unique*"]
     )
     assert not scaling.run_dirs()
 
@@ -149,3 +149,73 @@ def test_a_module_level_parameter_without_default_does_not_break_collection(proj
 def test_tests_beside_the_cases_are_collected_as_usual(scaling: Project) -> None:
     scaling.write("experiments/more.py", EXPERIMENT.replace("scaling", "more") + "\ndef test_plain(): pass\n")
     assert "experiments/more.py::test_plain" in scaling.node_ids("experiments")
+
+
+def test_a_task_whose_name_was_taken_is_refused_instead_of_vanishing(project: Project) -> None:
+    project.write(
+        "exp.py",
+        """
+        import alchemy as al
+        for name in ("one", "two"):
+            exp = al.experiment(name)
+            @exp.task(total_steps=1)
+            def train(ctx): pass
+        """,
+    )
+    project.run("exp.py").stdout.fnmatch_lines(["*task 'train' of experiment 'one' can't be reached*"])
+
+
+def test_two_tasks_of_one_name_are_refused_with_both_experiments(project: Project) -> None:
+    project.write(
+        "exp.py",
+        """
+        import alchemy as al
+        one, two = al.experiment("one"), al.experiment("two")
+        @one.task(total_steps=1)
+        def train(ctx): pass
+        @two.task(total_steps=1)
+        def train(ctx): pass
+        """,
+    )
+    project.run("exp.py").stdout.fnmatch_lines(["*experiments * both have a task 'train'*"])
+
+
+def test_tasks_made_by_a_factory_are_collected(project: Project) -> None:
+    project.write(
+        "exp.py",
+        """
+        import alchemy as al
+        def make(name):
+            exp = al.experiment(name)
+            @exp.task(total_steps=1, name=name)
+            def train(ctx): pass
+            return exp
+        one, two = make("one"), make("two")
+        """,
+    )
+    assert project.node_ids("exp.py") == ["exp.py::one", "exp.py::two"]
+    project.run("exp.py").assert_outcomes(passed=2)
+
+
+@pytest.mark.parametrize("mark", ["usefixtures('tmp_path')", "parametrize('x', [1])"])
+def test_a_mark_that_cannot_work_is_refused(project: Project, mark: str) -> None:
+    project.write(
+        "exp.py",
+        f"""
+        import alchemy as al, pytest
+        exp = al.experiment("x")
+        @pytest.mark.{mark}
+        @exp.task(total_steps=1)
+        def train(ctx): pass
+        """,
+    )
+    project.run("exp.py").stdout.fnmatch_lines(
+        [f"*task 'train': pytest.mark.{mark.partition('(')[0]} can't work on it*"]
+    )
+
+
+def test_a_script_that_ends_on_import_is_named(scaling: Project) -> None:
+    scaling.write("experiments/script.py", "import alchemy as al\nal.experiment('s')\nraise SystemExit(2)")
+    result = scaling.run("experiments")
+    result.stdout.fnmatch_lines(["script.py ends the program when it is imported (SystemExit: 2)*"])
+    assert result.ret == pytest.ExitCode.INTERRUPTED

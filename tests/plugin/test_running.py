@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -120,11 +124,34 @@ def test_only_a_refuted_criterion_is_an_expected_failure(project: Project) -> No
     project.run("exp.py").assert_outcomes(xfailed=1, failed=1, xpassed=1)
 
 
-def test_a_root_that_cannot_be_written_is_an_error_not_a_failure(scaling: Project) -> None:
+def test_a_root_that_cannot_be_written_is_refused_before_anything_runs(scaling: Project) -> None:
     scaling.write("file", "")
-    result = scaling.run("experiments", "-k", "ctx_len=32 and seed=1", "--alchemy-root=file/below")
-    result.assert_outcomes(errors=1)
-    result.stdout.fnmatch_lines(["*can't write the run directory */file/below/jobs/*choose another*"])
+    result = scaling.run("experiments", "--alchemy-root=file/below")
+    result.stderr.fnmatch_lines(["ERROR: the run root */file/below can't be written*choose another*"])
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert scaling.run("experiments", "--alchemy-root=").ret == pytest.ExitCode.USAGE_ERROR
+
+
+def test_a_disk_that_is_gone_is_an_error_and_does_not_hide_what_the_user_did(project: Project) -> None:
+    project.write(
+        "exp.py",
+        """
+        import pathlib, shutil
+        import alchemy as al
+        exp = al.experiment("x", matrix={"how": ["crash", "return", "late"]})
+        @exp.task(total_steps=1)
+        def train(ctx):
+            shutil.rmtree(".alchemy/jobs")
+            pathlib.Path(".alchemy/jobs").touch()
+            if ctx.param("how") == "crash":
+                raise ZeroDivisionError("my own bug")
+        """,
+    )
+    result = project.run("exp.py", "-k", "how=crash")
+    result.stdout.fnmatch_lines(["*ZeroDivisionError: my own bug"])
+    (project.path / ".alchemy" / "jobs").unlink()
+    result = project.run("exp.py", "-k", "how=return or how=late")
+    result.assert_outcomes(errors=2, deselected=1)
     assert result.ret == 20
 
 
@@ -132,7 +159,7 @@ def test_a_smoke_test_shows_criteria_and_fails_nobody(scaling: Project) -> None:
     result = scaling.run("experiments", "-k", "seed=1", "--alchemy-max-steps=2", "-v")
     result.assert_outcomes(passed=2, deselected=4)
     result.stdout.fnmatch_lines(
-        ["ctx_len=16-seed=1*0.25 NO*2/2*", "shortened to 2 steps: criteria are shown above, but fail no case"]
+        ["ctx_len=16-seed=1*0.25 NO*2/2*", "shortened to 2 steps: 2 cases, criteria shown but not judged"]
     )
 
 
@@ -305,3 +332,131 @@ def test_a_shortened_run_is_neither_expected_to_fail_nor_to_pass(project: Projec
         """,
     )
     project.run("exp.py", "--alchemy-max-steps=1").assert_outcomes(passed=3, xfailed=1)
+
+
+def test_a_rerun_runs_the_case_anew(project: Project) -> None:
+    project.write(
+        "exp.py",
+        """
+        import pathlib
+        import alchemy as al
+        exp = al.experiment("x", criteria={"m": "> 1"})
+        @exp.task(total_steps=1)
+        def train(ctx):
+            attempts = len(list(pathlib.Path(".alchemy/jobs").glob("*/attempts/*")))
+            ctx.log_eval(m=attempts)
+        """,
+    )
+    project.run("-p", "pytest_rerunfailures", "--reruns=2", "exp.py").assert_outcomes(passed=1)
+    assert agent.RunDir(project.run_dirs()[0]).attempt_names() == ["1-r0", "2-r0"]
+
+
+def test_a_crash_says_where_the_run_is_and_what_was_measured(project: Project) -> None:
+    project.write("exp.py", one_case("ctx.log_eval(nmi=0.5); raise ValueError"))
+    result = project.run("exp.py", "--junitxml=r.xml")
+    result.stdout.fnmatch_lines(["*- run -*", "*/.alchemy/jobs/x-train-* (attempt 1-r0)"])
+    assert "[[PROPERTY|metric.nmi=0.5]]" in (project.path / "r.xml").read_text()
+
+
+def test_leaving_a_task_by_skip_is_no_error(project: Project) -> None:
+    project.write("exp.py", one_case("import pytest; pytest.skip('no data')", criteria='{"nmi": "> 0.1"}'))
+    result = project.run("exp.py")
+    result.assert_outcomes(skipped=1)
+    assert result.ret == 0
+
+
+def test_skipped_cases_belong_to_their_experiment(project: Project) -> None:
+    project.write(
+        "exp.py",
+        """
+        import alchemy as al, pytest
+        exp = al.experiment("x", matrix={"how": [pytest.param("a", marks=pytest.mark.skip), "b"]})
+        @exp.task(total_steps=1)
+        def train(ctx): pass
+        """,
+    )
+    result = project.run("exp.py", "--junitxml=r.xml")
+    result.stdout.fnmatch_lines(["how=a*skipped", "2 cases: *"])
+    assert '<testsuite name="x" tests="2"' in (project.path / "r.xml").read_text()
+
+
+def test_what_others_put_into_a_report_stays(scaling: Project) -> None:
+    scaling.write(
+        "conftest.py",
+        """
+        def pytest_collection_modifyitems(items):
+            for item in items:
+                item.user_properties.append(("owner", "me"))
+        """,
+    )
+    scaling.run("experiments", "--junitxml=r.xml")
+    assert (scaling.path / "r.xml").read_text().count("[[PROPERTY|owner=me]]") == 6
+
+
+def test_a_worker_that_dies_leaves_a_row_in_the_summary(project: Project) -> None:
+    project.write(
+        "exp.py",
+        """
+        import os
+        import alchemy as al
+        exp = al.experiment("x", matrix={"n": [1, 2, 3]})
+        @exp.task(total_steps=1)
+        def train(ctx):
+            if ctx.param("n") == 2:
+                os._exit(9)
+        """,
+    )
+    result = project.run("-p", "xdist", "-n2", "exp.py")
+    result.assert_outcomes(passed=2, failed=1)
+    result.stdout.fnmatch_lines(["n=2*failed", "3 cases: *"])
+
+
+def test_an_unknown_name_in_k_is_named_by_workers_too(scaling: Project) -> None:
+    result = scaling.run("-p", "xdist", "-n2", "experiments", "-k", "ctxlen=1")
+    result.stdout.fnmatch_lines(
+        ["alchemy: -k: no collected case has a parameter 'ctxlen'; there are: ctx_len, seed"]
+    )
+
+
+def test_auto_means_a_worker_per_gpu(scaling: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
+    scaling.run("-p", "xdist", "-n", "auto", "experiments", "-v").stdout.fnmatch_lines(
+        ["created: 3/3 workers"]
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=lambda n: n.name)
+def test_a_signal_ends_a_local_session_in_good_order(project: Project, number: signal.Signals) -> None:
+    project.write(
+        "exp.py",
+        """
+        import pathlib, time
+        import alchemy as al
+        exp = al.experiment("x", matrix={"n": [1, 2]})
+        @exp.task(total_steps=1)
+        def train(ctx):
+            if ctx.param("n") == 2:
+                pathlib.Path("started").touch()
+                time.sleep(60)
+        """,
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pytest", "-p", "pytest_alchemy.plugin", "exp.py", "--junitxml=r.xml"],
+        cwd=project.path,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while not (project.path / "started").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(number)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, output
+    assert 'tests="1"' in (project.path / "r.xml").read_text()
+    reasons = [
+        json.loads(path.read_text())["reason"]
+        for path in project.path.glob(".alchemy/jobs/*/attempts/*/close.json")
+    ]
+    assert sorted(reasons) == ["cancelled", "completed"]

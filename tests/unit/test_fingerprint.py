@@ -68,6 +68,15 @@ def test_the_loop_and_what_it_imports_count(project: Path, file: str, old: str, 
     assert digest(project) != before
 
 
+def test_a_call_that_only_looks_like_a_declaration_counts(tmp_path: Path) -> None:
+    path = tmp_path / "exp.py"
+    digests = []
+    for matrix in ("1", "2"):
+        path.write_text(f"import other\nrunner = other.Runner()\nrunner.task(matrix={matrix})\n")
+        digests.append(CodeDigests().of(path, [tmp_path]))
+    assert digests[0] != digests[1]
+
+
 def test_where_the_project_lies_does_not_count(
     project: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

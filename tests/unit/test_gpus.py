@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_alchemy.gpus import share_of, visible_gpus
+from pytest_alchemy.gpus import Pool, visible_gpus
 
 
 @pytest.mark.parametrize(
@@ -34,6 +34,9 @@ def test_without_it_the_driver_is_counted_and_then_device_files(tmp_path: Path) 
     assert visible_gpus({}, driver, devices) == ("0",)
 
 
-def test_workers_share_gpus_in_turn() -> None:
-    assert [share_of(worker, ("4", "7")) for worker in range(3)] == ["4", "7", "4"]
-    assert share_of(0, ()) is None
+def test_workers_share_gpus_evenly_and_one_that_is_replaced_gives_its_own_back() -> None:
+    pool = Pool(("4", "7"))
+    assert [pool.take(worker) for worker in ("gw0", "gw1")] == ["4", "7"]
+    pool.give_back("gw1")
+    assert [pool.take(worker) for worker in ("gw2", "gw3", "gw4")] == ["7", "4", "7"]
+    assert Pool(()).take("gw0") is None

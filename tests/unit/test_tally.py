@@ -48,4 +48,28 @@ def test_a_lost_run_is_called_by_its_reason() -> None:
     tally = Tally()
     tally.add(facts("a=1", "ERROR", reason="node_failure"), "f::a", "error")
     assert tally.experiments["x"].lines()[-1] == "1 case: 1 node_failure"
-    assert tally.reasons() == {"node_failure"}
+    assert tally.has_lost_runs()
+
+
+def test_a_crash_or_a_skip_is_no_lost_run() -> None:
+    tally = Tally()
+    tally.add(facts("a=1", "ERROR", reason="user_error"), "f::a", "failed")
+    tally.add(facts("a=2", "", reason="cancelled"), "f::b", "skipped")
+    assert not tally.has_lost_runs()
+
+
+def test_shortened_cases_are_counted() -> None:
+    tally = Tally()
+    assert not tally.count_shortened()
+    tally.add(facts("a=1", "SHORTENED"), "f::a", "passed")
+    assert tally.count_shortened() == "1 case"
+
+
+def test_a_late_evaluation_and_several_tasks_are_named() -> None:
+    tally = Tally()
+    tally.add(facts("a=1", "SUPPORTED", evaluated_after="3"), "f::a", "passed")
+    tally.add(facts("a=1", "REFUTED", task="fit"), "f::b", "failed")
+    first, second = tally.experiments["x"].lines()[1:3]
+    assert first.startswith("train[a=1]")
+    assert first.endswith("supported (evaluated after step 3)")
+    assert second.startswith("fit[a=1]")
