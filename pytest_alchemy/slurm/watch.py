@@ -30,6 +30,9 @@ _BEATS = 3
 _OF_THE_ENTRY = {EX_CONFIG: Reason.ENVIRONMENT, EX_IOERR: Reason.STORAGE}
 """What the node's entry leaves with when the trouble is not the case's own."""
 
+_BY_SIGNAL = ("builtins.SystemExit", "builtins.KeyboardInterrupt")
+"""What handlers of signals raise, Python's own or the user's."""
+
 Record: TypeAlias = Mapping[str, Any]
 News: TypeAlias = Queued | Started | Progressed | Notice
 
@@ -99,8 +102,16 @@ class RunState:
 
     @property
     def needs_word(self) -> bool:
-        """Whether squeue should be asked soon: it ended without a result, or its end was asked for."""
-        return self.cancelling or (self.exit is not None and self.result is None)
+        """Whether squeue should be asked soon: its files don't say why it ended, or its end was asked for."""
+        return self.cancelling or (self.exit is not None and (self.result is None or self.is_ambiguous))
+
+    @property
+    def is_ambiguous(self) -> bool:
+        """Whether its error may be the answer to a signal: handlers of SIGTERM often call `sys.exit`."""
+        result = read_result(self.result)
+        if result is None or result.error is None:
+            return False
+        return result.error.type in _BY_SIGNAL or (self.exit or {}).get("signal") is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,9 +216,9 @@ def conclude(state: RunState, now: float, knobs: Knobs) -> Conclusion | None:
             f"attempt {state.rival} of another session took the run over; {state.task} can commit nothing",
         )
     if state.exit is not None:
-        if state.result is not None:
-            return _by_result(state)
-        return _without_result(state, now, knobs)
+        if state.result is None:
+            return _without_result(state, now, knobs)
+        return _ambiguous(state, now, knobs) if state.is_ambiguous else _by_result(state)
     if state.over is not None:
         return _by_slurm(state, now, knobs)
     if state.absent is not None:
@@ -266,8 +277,20 @@ def _by_result(state: RunState) -> Conclusion:
         return Conclusion(Reason.INFRASTRUCTURE, f"result.json of attempt {state.attempt} can't be read")
     manner = _manner(state.exit) if state.exit is not None else _words(state)
     if result.error is not None:
-        return Conclusion(Reason.USER_ERROR, f"{result.error.type} left the task; {manner} ({state.task})")
+        left = f"{result.error.type} left the task; {manner}"
+        if not state.is_ambiguous:
+            return Conclusion(Reason.USER_ERROR, f"{left} ({state.task})")
+        outside = state.row.word.state.reason if state.row and state.over is not None else None
+        return Conclusion(outside or Reason.USER_ERROR, f"{left}; {_words(state)}")
     return Conclusion(Reason.COMPLETED, f"the task returned and its result is there; {manner} ({state.task})")
+
+
+def _ambiguous(state: RunState, now: float, knobs: Knobs) -> Conclusion | None:
+    """Decide over an attempt that left an error but may have been told to end: Slurm may know why."""
+    over = state.row is not None and state.over is not None
+    if not over and (_is_requeued(state) or now - (state.ended or now) < knobs.grace_s):
+        return None
+    return _by_result(state)
 
 
 def _without_result(state: RunState, now: float, knobs: Knobs) -> Conclusion | None:

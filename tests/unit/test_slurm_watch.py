@@ -141,6 +141,56 @@ class TestAnEndWithoutAResult:
         assert reason(state, 10.0 + KNOBS.grace_s) is Reason.USER_ERROR
 
 
+def crash(kind: str) -> dict[str, Any]:
+    return Result(2, 5, None, {}, 1.0, ErrorInfo(kind, "no", "Traceback")).to_record()
+
+
+class TestAnErrorThatMayComeFromOutside:
+    """A handler of SIGTERM that calls sys.exit leaves a result; what sent the signal is Slurm's to say."""
+
+    LEFT = told(FRESH, START, {"result": crash("builtins.SystemExit"), "exit": EXIT_1})
+    SIGNALLED = told(FRESH, START, {"result": CRASHED, "exit": {"code": None, "signal": 15}})
+    STATES = (
+        LEFT,
+        SIGNALLED,
+        told(FRESH, START, {"result": crash("builtins.KeyboardInterrupt"), "exit": EXIT_1}),
+    )
+
+    @pytest.mark.parametrize("state", STATES)
+    def test_waits_for_slurms_word_as_long_as_for_files(self, state: RunState) -> None:
+        assert state.needs_word
+        assert reason(state, 10.0 + KNOBS.grace_s - 0.1) is None
+        assert reason(state, 10.0 + KNOBS.grace_s) is Reason.USER_ERROR
+
+    @pytest.mark.parametrize("state", STATES)
+    @pytest.mark.parametrize(
+        ("word", "expected"),
+        [
+            ("TIMEOUT", Reason.TIMEOUT),
+            ("PREEMPTED", Reason.PREEMPTED),
+            ("CANCELLED by 0", Reason.CANCELLED),
+            ("FAILED", Reason.USER_ERROR),
+            ("COMPLETED", Reason.USER_ERROR),
+        ],
+    )
+    def test_slurms_word_decides(self, state: RunState, word: str, expected: Reason) -> None:
+        assert reason(said(state, word, 11.0), 11.0) is expected
+        assert word in evidence(said(state, word, 11.0), 11.0)
+
+    def test_a_requeued_job_has_not_ended(self) -> None:
+        state = said(self.LEFT, "PENDING", 11.0, why="BeginTime", host="")
+        assert reason(state, 1e6) is None
+
+    def test_without_an_exit_record_slurms_word_decides_as_well(self) -> None:
+        state = said(told(FRESH, START, {"result": crash("builtins.SystemExit")}), "TIMEOUT", 20.0)
+        assert reason(state, 20.0 + KNOBS.grace_s) is Reason.TIMEOUT
+
+    def test_any_other_exception_is_the_users_at_once(self) -> None:
+        state = said(told(FRESH, START, {"result": CRASHED, "exit": EXIT_1}), "TIMEOUT", 10.0)
+        assert not state.needs_word
+        assert reason(state, 10.0) is Reason.USER_ERROR
+
+
 class TestSlurmEndsItWithoutFiles:
     @pytest.mark.parametrize("word", ["FAILED", "COMPLETED"])
     def test_without_an_attempt_the_environment_is_to_blame(self, word: str) -> None:
