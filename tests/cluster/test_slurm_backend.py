@@ -32,7 +32,7 @@ EXPERIMENT = """
 import os, signal, sys, time
 import alchemy as al
 
-exp = al.experiment("trial", matrix={"mode": ["ok", "crash", "kill", "leave", "sleep", "wait"]})
+exp = al.experiment("trial", matrix={"mode": ["ok", "crash", "kill", "leave", "sleep", "wait", "exit"]})
 
 @exp.task(total_steps=3)
 def train(ctx):
@@ -47,7 +47,9 @@ def train(ctx):
             os.kill(os.getpid(), signal.SIGKILL)
         if mode == "leave":
             os._exit(5)
-        if mode == "sleep":
+        if mode == "exit":
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+        if mode in ("sleep", "exit"):
             time.sleep(600)
         while mode == "wait" and not os.path.exists("go"):
             time.sleep(0.05)
@@ -389,9 +391,22 @@ def test_a_node_that_fails_is_to_blame(
     assert (outcome.reason, outcome.attempt) == (Reason.NODE_FAILURE, "1-r0")
 
 
+def test_a_training_that_exits_when_it_is_told_to_was_cancelled_all_the_same(trial: Trial) -> None:
+    plan = trial.plan("exit")
+    trial.start(plan)
+    trial.until(lambda event: isinstance(event, Progressed) and event.run == plan.spec.run)
+    assert trial.backend.cancel([plan.spec.run])
+    (outcome,) = trial.outcomes(plan)
+    assert outcome.reason is Reason.CANCELLED
+    assert outcome.result is not None
+    assert outcome.result.error is not None
+    assert outcome.result.error.type == "builtins.SystemExit"
+
+
 @pytest.mark.long
-def test_a_time_limit_is_a_fact_of_its_own(trial: Trial) -> None:
-    plan = trial.plan("sleep", time="1")
+@pytest.mark.parametrize("mode", ["sleep", "exit"])
+def test_a_time_limit_is_a_fact_of_its_own(trial: Trial, mode: str) -> None:
+    plan = trial.plan(mode, time="1")
     trial.start(plan)
     trial.until_started(plan)
     (outcome,) = trial.outcomes(plan, patience_s=150.0)
