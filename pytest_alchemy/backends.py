@@ -80,8 +80,11 @@ class RemoteBackend(Protocol):
     def events(self) -> SimpleQueue[Event]:
         """The queue on which news of every submitted run arrives, each run's Finished exactly once."""
 
-    def cancel(self, runs: Collection[str], *, pending_only: bool = False) -> None:
-        """Ask the scheduler to end runs submitted by this object (with `pending_only`, those not started)."""
+    def cancel(self, runs: Collection[str], *, pending_only: bool = False) -> bool:
+        """End runs submitted by this object (with `pending_only`, those not started).
+
+        Returns whether the scheduler agreed; if it didn't, a Notice with its words is on the queue.
+        """
 
     def how_to_return(self) -> list[str]:
         """Lines for a person who leaves while runs live on: where they are and how to end them."""

@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 
 import pytest
@@ -23,6 +22,7 @@ from alchemy.result import Result
 from alchemy.seeding import preserved
 from pytest_alchemy.options import read_options, read_resources
 from pytest_alchemy.outcome import Outcome, Reason
+from pytest_alchemy.root import check_writable, make_root
 
 if TYPE_CHECKING:
     from alchemy.experiment import Task
@@ -64,10 +64,8 @@ class LocalBackend:
             ConfigurationError: The root can't be written.
         """
         try:
-            self._make_root()
-            agent.make_directory(str(self._root / "jobs"))
-            with TemporaryFile(dir=self._root / "jobs"):
-                pass
+            make_root(self._root)
+            check_writable(self._root)
         except OSError as error:
             raise ConfigurationError(
                 f"the run root {self._root} can't be written: {error}; choose another with --alchemy-root"
@@ -116,7 +114,7 @@ class LocalBackend:
     def _open(self, spec: RunSpec) -> agent.AttemptDir:
         path = self._root / "jobs" / spec.run
         try:
-            self._make_root()
+            make_root(self._root)
             agent.make_directory(str(path))
             run_dir = agent.RunDir(str(path))
             if not os.path.exists(run_dir.run_json):  # noqa: PTH110
@@ -125,13 +123,6 @@ class LocalBackend:
         except (OSError, agent.Duplicate) as error:
             message = f"can't write the run directory {path}: {error}; choose another with --alchemy-root"
             raise InfrastructureError(message) from error
-
-    def _make_root(self) -> None:
-        """Make the root, and keep it out of the repository it may lie in, as pytest does with its cache."""
-        ignore = self._root / ".gitignore"
-        if not ignore.exists():
-            agent.make_directory(str(self._root))
-            ignore.write_text("# Created by pytest-alchemy.\n*\n")
 
     @contextmanager
     def _alive(self, attempt: agent.AttemptDir) -> Iterator[str]:

@@ -133,6 +133,7 @@ class Dispatcher:
             yield
         except pytest.Session.Failed:  # -x, --maxfail: what waits is cancelled, what runs lives on
             self._backend.cancel(list(self._waiting), pending_only=True)
+            self._say_notices()
             self._detach()
             raise
         except KeyboardInterrupt:
@@ -157,6 +158,11 @@ class Dispatcher:
                 item.outcome = event.outcome
                 item.ihook.pytest_runtest_protocol(item=item, nextitem=None)
 
+    def _say_notices(self) -> None:
+        for event in self._news(None):
+            if isinstance(event, Notice):
+                self._live.say(event.text)
+
     def _detach(self) -> None:
         self._live.clear()
         self.detached = tuple(self._waiting)
@@ -168,10 +174,14 @@ class Dispatcher:
         if not self.detached:
             return
         self._live.say(f"alchemy: press Ctrl-C again within {_SECOND_CTRL_C_S:.0f} s to cancel these jobs")
-        if again.wait(_SECOND_CTRL_C_S):
-            self._backend.cancel(self.detached)
+        if not again.wait(_SECOND_CTRL_C_S):
+            return
+        if self._backend.cancel(self.detached):
             self._live.say(f"alchemy: cancelled {len(self.detached)} jobs")
             self.detached = ()
+        else:
+            self._say_notices()
+            self._live.say("alchemy: the jobs could not be cancelled; see above for how to end them by hand")
 
     # The protocol of one case.
 

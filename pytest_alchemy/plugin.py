@@ -132,7 +132,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 # Running.
 
 
-@pytest.hookimpl(optionalhook=True)
+@pytest.hookimpl(optionalhook=True, tryfirst=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     """Let `-n auto` mean one worker per GPU where there are GPUs; asked before `pytest_configure`."""
     return len(visible_gpus()) or None if config.getoption("numprocesses") == "auto" else None

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import alchemy_agent as agent
 from alchemy.context import Context, Position
-from alchemy.errors import ConfigurationError
+from alchemy.errors import ConfigurationError, InfrastructureError
 from alchemy.failure import describe
 from alchemy.params import environment_params, scope
 from alchemy.recorder import FileRecorder, NullRecorder
@@ -130,7 +130,8 @@ class _Execution:
             self._recorder.abandon()
             raise
         except BaseException as error:
-            self._conclude(started, error)
+            with suppress(InfrastructureError):  # must not hide what the user's code raised
+                self._conclude(started, error)
             raise
         self._conclude(started, None)
         return returned

@@ -165,20 +165,24 @@ class FileRecorder:
             return
         self._end(result.steps)
         attempt = self._attempt
-        latest = attempt.run_dir.latest()
-        if latest is not None and (latest.k, latest.restarts) > (attempt.k, attempt.restarts):
-            raise Fenced(
-                f"attempt {latest.name} of {attempt.run_dir.path} has begun: "
-                f"the result of {attempt.name} is void"
-            )
         record = {"run": attempt.run_dir.name, "attempt": attempt.name, **result.to_record()}
         try:
+            self._yield_to_later_attempt()
             agent.write_record(attempt.result, record)
         except OSError as error:
             raise InfrastructureError(
                 f"the result could not be written to {attempt.result}: {error}; free some space there "
                 "or choose another run root, and run the case again"
             ) from error
+
+    def _yield_to_later_attempt(self) -> None:
+        attempt = self._attempt
+        latest = attempt.run_dir.latest()
+        if latest is not None and (latest.k, latest.restarts) > (attempt.k, attempt.restarts):
+            raise Fenced(
+                f"attempt {latest.name} of {attempt.run_dir.path} has begun: "
+                f"the result of {attempt.name} is void"
+            )
 
     def abandon(self) -> None:
         """Write what is left, without a result."""

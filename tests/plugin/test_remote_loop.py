@@ -21,7 +21,7 @@ class Threads:
     def __init__(self): self.queue = queue.SimpleQueue()
     def check(self, plans): pass
     def events(self): return self.queue
-    def cancel(self, runs, *, pending_only=False): print("cancel", pending_only)
+    def cancel(self, runs, *, pending_only=False): return True
     def how_to_return(self): return ["threads live on"]
     def close(self): pass
     def submit(self, plans):

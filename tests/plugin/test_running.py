@@ -324,8 +324,8 @@ def test_a_shortened_run_is_neither_expected_to_fail_nor_to_pass(project: Projec
         import alchemy as al, pytest
         xfail = pytest.mark.xfail
         exp = al.experiment("x", criteria={"m": "> 1"}, matrix={"value": [
-            pytest.param(0, marks=xfail), pytest.param(1, marks=xfail(strict=True)), pytest.param(2, marks=xfail),
-            pytest.param(3, marks=xfail(run=False))]})
+            pytest.param(0, marks=xfail), pytest.param(1, marks=xfail(strict=True)),
+            pytest.param(2, marks=xfail), pytest.param(3, marks=xfail(run=False))]})
         @exp.task(total_steps=9)
         def train(ctx):
             ctx.log_eval(m=ctx.param("value"))
