@@ -6,7 +6,7 @@ import hashlib
 import secrets
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -128,7 +128,7 @@ class Submitter:
         submission = self._describe(key, batch)
         claims = self._claim(batch, key)
         command = tuple(sbatch_command(submission))
-        self._write_intent(submission, claims, command)
+        self._write_intent(submission, _index(batch, claims), command)
         return Prepared(key, submission.directory, claims, command)
 
     def send(self, prepared: Prepared) -> Sent:
@@ -201,14 +201,11 @@ class Submitter:
         with ThreadPoolExecutor(_WRITERS) as pool:
             return tuple(pool.map(prepare, batch.plans))
 
-    def _write_intent(
-        self, submission: Submission, claims: Sequence[tuple[str, int]], command: Sequence[str]
-    ) -> None:
+    def _write_intent(self, submission: Submission, index: Mapping[str, Any], command: Sequence[str]) -> None:
         text = script(self._settings.profile.setup)
         self._transport.mkdir(submission.directory)
         self._transport.put(f"{submission.directory}/script.sh", text)
-        runs = [{"run": run, "attempt": k} for run, k in claims]
-        self._transport.create(f"{submission.directory}/index.json", {"runs": runs})
+        self._transport.create(f"{submission.directory}/index.json", index)
         self._transport.create(
             f"{submission.directory}/intent.json",
             {
@@ -226,6 +223,19 @@ class Submitter:
         except TransportError as error:
             return f"sbatch's answer to {prepared.key} could not be written down: {error}"
         return None
+
+
+def _index(batch: Batch, claims: Sequence[tuple[str, int]]) -> dict[str, Any]:
+    """Say which run is which task of the array, and where this session has the code of each."""
+    codes = list(dict.fromkeys(plan.spec.code for plan in batch.plans))
+    number = {code: place for place, code in enumerate(codes)}
+    return {
+        "codes": [code.to_record() for code in codes],
+        "runs": [
+            {"run": run, "attempt": k, "code": number[plan.spec.code]}
+            for plan, (run, k) in zip(batch.plans, claims, strict=True)
+        ],
+    }
 
 
 def _answer_record(answer: Answer) -> dict[str, Any]:

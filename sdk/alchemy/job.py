@@ -20,7 +20,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import alchemy_agent as agent
 
@@ -40,6 +40,16 @@ class _Unfit(Exception):
     """This machine can't run the job."""
 
 
+class _Assignment(NamedTuple):
+    run_dir: agent.RunDir
+    k: int
+    """Number of this submission of the run."""
+    record: dict[str, Any]
+    """The contents of `run.json`."""
+    code: dict[str, Any]
+    """Where the code lies, by this submission's `index.json`."""
+
+
 def main(
     argv: list[str] | None = None, environ: Mapping[str, str] = os.environ, patience_s: float = _PATIENCE_S
 ) -> int:
@@ -54,41 +64,38 @@ def main(
     if len(arguments) != 1:
         return _leave(EX_CONFIG, "usage: python -m alchemy.job SUBMISSION_DIR")
     try:
-        run_dir, k, record = _assignment(Path(arguments[0]).absolute(), environ, patience_s)
-        attempt = agent.claim_attempt(run_dir, k, _number(environ, "SLURM_RESTART_COUNT"))
+        task = _assignment(Path(arguments[0]).absolute(), environ, patience_s)
+        attempt = agent.claim_attempt(task.run_dir, task.k, _number(environ, "SLURM_RESTART_COUNT"))
     except _Unfit as trouble:
         return _leave(EX_CONFIG, str(trouble))
     except agent.Duplicate as taken:
         return _leave(0, f"duplicate: {taken}; nothing was run")
     except OSError as error:
         return _leave(EX_CONFIG, f"can't claim an attempt: {error}")
-    os.environ["ALCHEMY_PARAMS"] = json.dumps(record["params"])
+    os.environ["ALCHEMY_PARAMS"] = json.dumps(task.record["params"])
     try:
-        return agent.run_forked(attempt, lambda: _child(attempt, record))
+        return agent.run_forked(attempt, lambda: _child(attempt, task))
     except OSError as error:
         return _leave(EX_IOERR, f"attempt {attempt.path} could not be started: {error}")
 
 
-def _assignment(
-    submission: Path, environ: Mapping[str, str], patience_s: float
-) -> tuple[agent.RunDir, int, dict[str, Any]]:
-    """Return the run to execute, the number of this submission of it, and its `run.json`."""
+def _assignment(submission: Path, environ: Mapping[str, str], patience_s: float) -> _Assignment:
     if sys.version_info < _PYTHON:
         raise _Unfit(f"Python {sys.version.split()[0]} at {sys.executable} is too old: 3.10 is needed")
     index = _await_record(submission / "index.json", patience_s)
     number = _number(environ, "SLURM_ARRAY_TASK_ID")
     try:
         entry = index["runs"][number]
-        run, k = str(entry["run"]), int(entry["attempt"])
+        run, k, code = str(entry["run"]), int(entry["attempt"]), dict(index["codes"][entry["code"]])
     except (KeyError, IndexError, TypeError, ValueError):
         raise _Unfit(f"{submission}/index.json has no run number {number}") from None
     if "/" in run or run.startswith("."):
         raise _Unfit(f"{submission}/index.json names {run!r}, which can't be a run")
     run_dir = agent.RunDir(submission.parents[1] / "jobs" / run)
     record = _await_record(Path(run_dir.run_json), patience_s)
-    if not isinstance(record.get("params"), dict) or not isinstance(record.get("code"), dict):
+    if not isinstance(record.get("params"), dict):
         raise _Unfit(f"{run_dir.run_json} does not say what to run: was it written by something else?")
-    return run_dir, k, record
+    return _Assignment(run_dir, k, record, code)
 
 
 def _await_record(path: Path, patience_s: float) -> dict[str, Any]:
@@ -122,20 +129,20 @@ def _leave(status: int, why: str) -> int:
     return status
 
 
-def _child(attempt: agent.AttemptDir, record: dict[str, Any]) -> int:
+def _child(attempt: agent.AttemptDir, task: _Assignment) -> int:
     """Execute the case; the body of the fork. Its output goes into the attempt's log files."""
     import faulthandler
 
     from alchemy.errors import InfrastructureError
-    from alchemy.runspec import RunSpec
+    from alchemy.runspec import CodeRef, RunSpec
 
     faulthandler.enable()
     try:
-        spec = RunSpec.from_record(record)
+        spec = RunSpec.from_record(task.record, CodeRef.from_record(task.code))
         os.chdir(spec.code.cwd)
         Path(spec.code.path).open("rb").close()
     except KeyError as error:
-        return _leave(EX_CONFIG, f"run.json lacks the field {error}")
+        return _leave(EX_CONFIG, f"run.json or index.json lacks the field {error}")
     except OSError as error:
         return _leave(EX_CONFIG, f"the code can't be read on {os.uname().nodename}: {error}")
     sys.argv = [spec.code.path]

@@ -1,4 +1,8 @@
-"""What to run: the contents of `run.json`, written once by the dispatcher and read on the node."""
+"""What to run: the contents of `run.json`, written once by the dispatcher and read on the node.
+
+Where the code lies is not part of it: the same run may be submitted from another checkout of the same
+code, so that belongs to a submission (`index.json`).
+"""
 
 from __future__ import annotations
 
@@ -24,6 +28,19 @@ class CodeRef:
     cwd: str
     """Working directory of the pytest call."""
 
+    def to_record(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return {**asdict(self), "sys_path": list(self.sys_path)}
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> CodeRef:
+        """Read the JSON form; unknown fields are ignored.
+
+        Raises:
+            KeyError: A field is missing.
+        """
+        return cls(record["path"], record["module"], tuple(record["sys_path"]), record["cwd"])
+
 
 @dataclass(frozen=True, slots=True)
 class RunSpec:
@@ -44,22 +61,22 @@ class RunSpec:
     fingerprint: str
     """SHA-256 in hex over everything that decides the result (docs/design.md, Identity)."""
     code: CodeRef
+    """Where this submission finds the code; not part of the record."""
 
     def to_record(self) -> dict[str, Any]:
         """Return the JSON form, without the version field, which the wire adds."""
         record = asdict(self)
         record["params"] = encode_params(self.params)
-        record["code"]["sys_path"] = list(self.code.sys_path)
+        del record["code"]
         return record
 
     @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> RunSpec:
+    def from_record(cls, record: Mapping[str, Any], code: CodeRef) -> RunSpec:
         """Read the JSON form; unknown fields are ignored.
 
         Raises:
             KeyError: A field is missing.
         """
-        code = record["code"]
         return cls(
             run=record["run"],
             experiment=record["experiment"],
@@ -71,5 +88,5 @@ class RunSpec:
             seed=record["seed"],
             seed_rng=record["seed_rng"],
             fingerprint=record["fingerprint"],
-            code=CodeRef(code["path"], code["module"], tuple(code["sys_path"]), code["cwd"]),
+            code=code,
         )

@@ -15,9 +15,11 @@ import pytest
 import alchemy_agent as agent
 from alchemy import job
 from alchemy.result import Result
+from alchemy.runspec import CodeRef, RunSpec
 from tests.support.agentlab import eventually, plain_environment, record
 from tests.support.sdklab import make_spec, read_rows
 
+GOLDEN = Path(__file__).parents[1] / "data" / "wire" / "v1"
 SOURCE = """
 import os, sys
 import alchemy as al
@@ -48,8 +50,12 @@ class Node:
         self.submission.mkdir(parents=True)
         self.write_index([{"run": "run-a", "attempt": 1}, {"run": "run-b", "attempt": 1}])
 
-    def write_index(self, runs: list[dict[str, Any]]) -> None:
-        agent.write_record(self.submission / "index.json", {"runs": runs})
+    def write_index(self, runs: list[dict[str, Any]], *codes: Path) -> None:
+        """Write the index of runs whose code is the first of `codes`, unless they name another."""
+        paths = codes or (self.code / "demo_file.py",)
+        records = [make_spec(path).code.to_record() for path in paths]
+        runs = [{"code": 0, **entry} for entry in runs]
+        agent.write_record(self.submission / "index.json", {"codes": records, "runs": runs})
 
     def write_run(self, run: str, source: str = SOURCE, **changes: Any) -> agent.RunDir:
         path = self.code / "demo_file.py"
@@ -98,6 +104,30 @@ def test_a_task_of_the_array_runs_its_case(node: Node) -> None:
         f"lr 0.25 cwd {node.code} argv {[str(path)]} name demo_file\n"
     )
     assert Path(attempt.stderr).read_text() == "to stderr\n"
+
+
+def test_each_run_finds_its_code_where_its_submission_says(node: Node, tmp_path: Path) -> None:
+    """Another checkout of the same code has the same runs, and must not execute the first one's files."""
+    run_dir = node.write_run("run-a")
+    other = tmp_path / "other" / "demo_file.py"
+    other.parent.mkdir()
+    other.write_text(SOURCE)
+    (other.parent / "beside.py").write_text("value = 4")
+    node.write_index([{"run": "run-a", "attempt": 2, "code": 1}], node.code / "demo_file.py", other)
+    assert node.run().returncode == 0
+    result = Result.from_record(record(run_dir.attempt("2-r0").result))
+    assert result.evaluation is not None
+    assert result.evaluation.metrics == {"acc": 4.0}
+    assert str(other.parent) in Path(run_dir.attempt("2-r0").stdout).read_text()
+
+
+def test_the_golden_records_say_what_to_run() -> None:
+    run, index = (record(GOLDEN / f"{name}.json") for name in ("run", "index"))
+    code = CodeRef.from_record(index["codes"][index["runs"][1]["code"]])
+    spec = RunSpec.from_record(run, code)
+    assert spec.params["betas"] == (0.9, 0.999)
+    assert {"v": 1, **spec.to_record()} == run
+    assert code.to_record() == index["codes"][0]
 
 
 def test_the_second_process_of_a_submission_leaves_before_any_user_code(node: Node) -> None:
@@ -224,7 +254,15 @@ def test_without_its_files_nothing_is_claimed(node: Node, capsys: pytest.Capture
     assert "index.json can't be read" in unfit(node, capsys)
 
 
-@pytest.mark.parametrize("entry", [{"run": "../x", "attempt": 1}, {"run": ".x", "attempt": 1}, {"run": "x"}])
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"run": "../x", "attempt": 1},
+        {"run": ".x", "attempt": 1},
+        {"run": "x"},
+        {"run": "x", "attempt": 1, "code": 1},
+    ],
+)
 def test_an_index_that_names_no_run_claims_nothing(
     node: Node, capsys: pytest.CaptureFixture[str], entry: dict[str, Any]
 ) -> None:

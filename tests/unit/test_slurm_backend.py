@@ -105,8 +105,8 @@ def make_stage(tmp_path: Path) -> Iterator[MakeStage]:
         stage.backend.close()
 
 
-def plan(run: str, **resources: object) -> Plan:
-    code = CodeRef("/x.py", "x", (), "/")
+def plan(run: str, at: str = "/", **resources: object) -> Plan:
+    code = CodeRef(f"{at}x.py", "x", (at,), at)
     spec = RunSpec(run, "e", "t", "", {}, 1, None, 0, True, "f", code)
     return Plan(spec, Resources.parse(resources, "test"))
 
@@ -161,6 +161,21 @@ def test_a_run_that_is_submitted_again_takes_the_next_number(make_stage: MakeSta
     assert sorted(record["runs"][0]["attempt"] for record in records(again, "index.json")) == [1, 2]
     again.play("a", k=2)
     assert again.outcomes(plan("a"))[0].attempt == "2-r0"
+
+
+def test_where_the_code_lies_is_said_by_each_submission_not_by_the_run(make_stage: MakeStage) -> None:
+    first = make_stage()
+    first.backend.submit([plan("a"), plan("b"), plan("c", at="/elsewhere/")])
+    again = make_stage()
+    again.backend.submit([plan("a", at="/checkout/")])
+    found = []
+    for index in records(again, "index.json"):
+        found += [(each["run"], index["codes"][each["code"]]["path"]) for each in index["runs"]]
+        assert len(index["codes"]) in (1, 2)
+    assert sorted(found) == [
+        ("a", "/checkout/x.py"), ("a", "/x.py"), ("b", "/x.py"), ("c", "/elsewhere/x.py"),
+    ]  # fmt: skip
+    assert "x.py" not in (first.root / "jobs/a/run.json").read_text("utf-8")
 
 
 def test_files_alone_end_a_run_even_while_squeue_fails(make_stage: MakeStage) -> None:
