@@ -55,7 +55,7 @@ class Completed:
 class Transport(Protocol):
     """Runs commands and moves bytes, here or elsewhere. Methods may be called from several threads."""
 
-    def run(self, argv: Sequence[str], *, input: bytes | None = None, timeout_s: float) -> Completed:  # noqa: A002
+    def run(self, argv: Sequence[str], *, timeout_s: float) -> Completed:
         """Run a command to its end; a program that is not there answers 127."""
 
     def exists(self, path: str) -> bool:
@@ -79,6 +79,9 @@ class Transport(Protocol):
     def claim(self, run_directory: str, by: str) -> int:
         """Take the next submission number of a run."""
 
+    def conclude(self, attempt_directory: str, reason: str, by: str, evidence: str) -> bool:
+        """Speak the last word on an attempt; False if somebody else did."""
+
     def read_tail(self, path: str, limit: int) -> bytes:
         """Return the last `limit` bytes of a file, nothing if it can't be read."""
 
@@ -94,12 +97,12 @@ class LocalTransport:
         self._environ = dict(os.environ if environ is None else environ)
         self._scanner = alchemy_agent.Scanner(str(root))
 
-    def run(self, argv: Sequence[str], *, input: bytes | None = None, timeout_s: float) -> Completed:  # noqa: A002
+    def run(self, argv: Sequence[str], *, timeout_s: float) -> Completed:
         """Run a command in a session of its own: Ctrl-C in the terminal must not kill an sbatch half way."""
         try:
             done = subprocess.run(
                 argv,
-                input=input if input is not None else b"",
+                stdin=subprocess.DEVNULL,
                 capture_output=True,
                 timeout=timeout_s,
                 env=command_environment(argv[0], self._environ),
@@ -160,6 +163,11 @@ class LocalTransport:
         """Take the next submission number of a run."""
         with _translated(run_directory):
             return alchemy_agent.next_claim(alchemy_agent.RunDir(run_directory), by)
+
+    def conclude(self, attempt_directory: str, reason: str, by: str, evidence: str) -> bool:
+        """Speak the last word on an attempt; False if somebody else did."""
+        with _translated(attempt_directory):
+            return alchemy_agent.conclude(alchemy_agent.AttemptDir(attempt_directory), reason, by, evidence)
 
     def read_tail(self, path: str, limit: int) -> bytes:
         """Return the last `limit` bytes of a file, nothing if it can't be read."""

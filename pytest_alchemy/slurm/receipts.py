@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,16 +65,9 @@ def close_receipt(
     """Write the last word on an attempt, if there is one; return what went wrong, if something did."""
     if state.attempt is None:
         return None
-    record = {
-        "run": state.run,
-        "attempt": state.attempt,
-        "reason": conclusion.reason.value,
-        "by": by,
-        "evidence": conclusion.evidence,
-        "time": time.time(),  # for people only
-    }
+    attempt = f"{run_directory(root, state.run)}/attempts/{state.attempt}"
     try:
-        transport.create(f"{run_directory(root, state.run)}/attempts/{state.attempt}/close.json", record)
+        transport.conclude(attempt, conclusion.reason.value, by, conclusion.evidence)
     except TransportError as error:
         return f"the receipt of {state.run} could not be closed: {error}"
     return None

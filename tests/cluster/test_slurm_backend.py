@@ -419,11 +419,11 @@ class Mumbling(LocalTransport):
 
     deaf = False
 
-    def run(self, argv: Sequence[str], *, input: bytes | None = None, timeout_s: float) -> Completed:  # noqa: A002
+    def run(self, argv: Sequence[str], *, timeout_s: float) -> Completed:
         if argv[0] != "sbatch":
-            return super().run(argv, input=input, timeout_s=timeout_s)
+            return super().run(argv, timeout_s=timeout_s)
         if not self.deaf:
-            super().run(argv, input=input, timeout_s=timeout_s)
+            super().run(argv, timeout_s=timeout_s)
         return Completed(None, "", "")
 
 

@@ -38,7 +38,7 @@ class Scripted(LocalTransport):
         self.answers = answers
         self.asked: list[list[str]] = []
 
-    def run(self, argv: Sequence[str], *, input: bytes | None = None, timeout_s: float) -> Completed:  # noqa: A002, ARG002
+    def run(self, argv: Sequence[str], *, timeout_s: float) -> Completed:  # noqa: ARG002
         self.asked.append(list(argv))
         program = Path(argv[0]).name
         if program == "sbatch" and program not in self.answers:
@@ -136,10 +136,10 @@ def test_what_is_about_to_happen_is_written_before_sbatch_runs(make_stage: MakeS
     class Curious(Scripted):
         seen: list[list[str]] = []  # noqa: RUF012
 
-        def run(self, argv: Sequence[str], *, input: bytes | None = None, timeout_s: float) -> Completed:  # noqa: A002
+        def run(self, argv: Sequence[str], *, timeout_s: float) -> Completed:
             if argv[0] == "sbatch":
                 self.seen.append(sorted(path.name for path in Path(argv[-1]).iterdir()))
-            return super().run(argv, input=input, timeout_s=timeout_s)
+            return super().run(argv, timeout_s=timeout_s)
 
     stage = make_stage(Curious)
     stage.backend.submit([plan("a")])
@@ -319,11 +319,11 @@ class Interrupted(Scripted):
         super().__init__(root, answers)
         self.go_on = threading.Event()
 
-    def run(self, argv: Sequence[str], *, input: bytes | None = None, timeout_s: float) -> Completed:  # noqa: A002
+    def run(self, argv: Sequence[str], *, timeout_s: float) -> Completed:
         if argv[0] == "sbatch" and not self.calls("sbatch"):
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
             self.go_on.wait(30.0)
-        return super().run(argv, input=input, timeout_s=timeout_s)
+        return super().run(argv, timeout_s=timeout_s)
 
 
 def test_after_ctrl_c_nothing_more_is_submitted_and_what_is_under_way_is_named(make_stage: MakeStage) -> None:
@@ -394,10 +394,10 @@ def test_a_scancel_that_fails_has_been_quoted_when_cancel_returns(
 
 def test_cancel_does_not_wait_for_ever(make_stage: MakeStage) -> None:
     class Stuck(Scripted):
-        def run(self, argv: Sequence[str], *, input: bytes | None = None, timeout_s: float) -> Completed:  # noqa: A002
+        def run(self, argv: Sequence[str], *, timeout_s: float) -> Completed:
             if argv[0] == "scancel":
                 over.wait(30.0)
-            return super().run(argv, input=input, timeout_s=timeout_s)
+            return super().run(argv, timeout_s=timeout_s)
 
     over = threading.Event()
     stage = make_stage(Stuck, knobs=replace(KNOBS, cancel_s=0.05))

@@ -34,8 +34,7 @@ def test_arguments_are_not_read_by_any_shell(transport: Transport) -> None:
     assert done.stdout == f"{hostile}\n"
 
 
-def test_a_command_reads_what_it_is_given_and_else_nothing(transport: Transport) -> None:
-    assert transport.run(["cat"], input=b"bytes\n", timeout_s=30).stdout == "bytes\n"
+def test_a_command_has_nothing_to_read(transport: Transport) -> None:
     assert transport.run(["cat"], timeout_s=30).stdout == ""
 
 
@@ -134,6 +133,15 @@ def test_many_publishers_at_once_leave_one_directory(transport: Transport, tmp_p
 def test_claims_of_a_run_are_counted_up(transport: Transport, tmp_path: Path) -> None:
     run = str(tmp_path / "jobs" / "run")
     assert [transport.claim(run, by) for by in ("one", "two")] == [1, 2]
+
+
+def test_the_last_word_on_an_attempt_is_spoken_once(transport: Transport, tmp_path: Path) -> None:
+    attempt = alchemy_agent.claim_attempt(alchemy_agent.RunDir(tmp_path / "jobs" / "run"), 1, 0)
+    assert transport.conclude(attempt.path, "timeout", "one", "Slurm says TIMEOUT")
+    assert not transport.conclude(attempt.path, "lost", "two", "")
+    record = alchemy_agent.read_record(attempt.close)
+    assert record is not None
+    assert (record["attempt"], record["reason"], record["by"]) == ("1-r0", "timeout", "one")
 
 
 def test_the_end_of_a_file(transport: Transport, tmp_path: Path) -> None:
