@@ -6,7 +6,6 @@ file may run code here anyway.
 
 from __future__ import annotations
 
-import difflib
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from alchemy.errors import ConfigurationError
 from alchemy.resources import Resources
+from pytest_alchemy.options import did_you_mean
 from pytest_alchemy.slurm.submission import check_option
 
 if sys.version_info >= (3, 11):
@@ -67,7 +67,7 @@ def load_profile(rootdir: Path, name: str | None) -> Profile:
     path = rootdir / "pyproject.toml"
     clusters = _clusters(path)
     if name not in clusters:
-        raise ConfigurationError(f"{path} describes no cluster {name!r}{_did_you_mean(name, clusters)}")
+        raise ConfigurationError(f"{path} describes no cluster {name!r}{did_you_mean(name, clusters)}")
     where = f"{path}: [tool.alchemy.clusters.{name}]"
     return _parse(name, _table(clusters[name], where), where)
 
@@ -108,7 +108,9 @@ def _parse(name: str, table: Mapping[str, Any], where: str) -> Profile:
     known = (*_TEXTS, *_LISTS, *_TABLES)
     for key in table:
         if key not in known:
-            raise ConfigurationError(f"{where} has an unknown key {key!r}{_did_you_mean(key, known)}")
+            raise ConfigurationError(
+                f"{where} has an unknown key {key!r}{did_you_mean(key, dict.fromkeys(known))}"
+            )
     tables = {
         key: Resources.parse(_table(table[key], f"{where}.{key}"), f"{where}.{key}")
         for key in _TABLES
@@ -142,12 +144,6 @@ def _line(value: object, where: str) -> str:
     if not isinstance(value, str) or not value.strip() or not value.isprintable():
         raise ConfigurationError(f"{where}: {value!r} is not a line of text")
     return value
-
-
-def _did_you_mean(word: str, known: Mapping[str, Any] | tuple[str, ...]) -> str:
-    close = difflib.get_close_matches(word, known, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else "."
-    return f"{hint} There are {', '.join(sorted(known)) or 'none'}"
 
 
 def _amount(name: str, value: int | str) -> float:

@@ -21,7 +21,7 @@ _FORMAT = f"--format={_SEPARATOR.join(_FIELDS)}"
 _TASKS = re.compile(r"(\d+)(?:-(\d+)(?::(\d+))?)?")
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True)
 class JobId:
     """A job or job array, as sbatch named it."""
 

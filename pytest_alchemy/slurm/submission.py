@@ -204,8 +204,7 @@ def cancel_by_name(key: str, *, pending_only: bool = False) -> list[str]:
 
 
 def chunked(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    """Split into arrays that Slurm accepts."""
-    size = max(size, 1)
+    """Split into arrays that Slurm accepts, of at most `size` tasks."""
     return (items[start : start + size] for start in range(0, len(items), size))
 
 

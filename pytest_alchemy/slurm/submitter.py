@@ -171,6 +171,11 @@ class Submitter:
                 f"Slurm does not answer: `scontrol show config` said: {config.words or 'nothing in time'}"
             )
         self._array_size = read_max_array_size(config.stdout)
+        if self._array_size == 0:
+            raise ConfigurationError(
+                "this Slurm allows no job arrays (MaxArraySize = 0), and the slurm backend submits nothing "
+                "else: ask those who run the cluster to allow them"
+            )
 
     def _run(self, *argv: str) -> Completed:
         try:

@@ -460,6 +460,10 @@ class TestCheck:
         with pytest.raises(ConfigurationError, match=r"does not answer.*connect failure"):
             make_stage(answers={"scontrol": (1, "connect failure")}).backend.check([])
 
+    def test_a_slurm_without_arrays_is_told(self, make_stage: MakeStage) -> None:
+        with pytest.raises(ConfigurationError, match="allows no job arrays"):
+            make_stage(answers={"scontrol": (0, "MaxArraySize            = 0\n")}).backend.check([])
+
     def test_an_interpreter_that_is_none(self, make_stage: MakeStage) -> None:
         with pytest.raises(ConfigurationError, match="is not an interpreter"):
             make_stage(profile=Profile(python="--wrap=x")).backend.check([])
