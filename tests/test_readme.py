@@ -15,7 +15,7 @@ import pytest
 
 from pytest_alchemy.exits import DETACHED, INFRASTRUCTURE
 from pytest_alchemy.profile import load_profile
-from pytest_alchemy.select import parse
+from pytest_alchemy.terms import parse
 from tests.support.sessions import run_pytest
 
 tomllib: Any = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
