@@ -8,11 +8,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
+import xmlschema
 
 import alchemy_agent as agent
 from tests.plugin.conftest import Project
+
+SCHEMA = Path(__file__).parents[1] / "data" / "junit" / "junit-10.xsd"
 
 
 def test_a_run_leaves_a_whole_directory_behind(scaling: Project) -> None:
@@ -460,3 +464,34 @@ def test_a_signal_ends_a_local_session_in_good_order(project: Project, number: s
         for path in project.path.glob(".alchemy/jobs/*/attempts/*/close.json")
     ]
     assert sorted(reasons) == ["cancelled", "completed"]
+
+
+def test_the_file_of_a_real_session_satisfies_the_schema(scaling: Project) -> None:
+    scaling.write(
+        "experiments/ends.py",
+        """
+        import alchemy as al, pytest
+        xfail, skip = pytest.mark.xfail, pytest.mark.skip(reason="not today")
+        exp = al.experiment("ends", criteria={"x": "> 1"}, tags={"paper": "é<&>"}, matrix={
+            "how": ["crash", "refuted", "fine", pytest.param("low", marks=xfail), pytest.param("no", marks=skip)]})
+        @exp.task(total_steps=1)
+        def train(ctx):
+            print("\\x1b[31mred\\x00 ]]> <tag>")
+            if ctx.param("how") == "crash":
+                raise ValueError("\\x00 broken")
+            ctx.log_eval(x=2 if ctx.param("how") == "fine" else float("nan"))
+        """,
+    )
+    scaling.write("experiments/test_ordinary.py", "def test_ok(record_testsuite_property): pass")
+    scaling.run("experiments", "--junitxml=r.xml").assert_outcomes(passed=5, failed=5, xfailed=1, skipped=1)
+    xmlschema.XMLSchema(SCHEMA).validate(scaling.path / "r.xml")
+    suites = {suite.get("name"): suite for suite in ET.parse(scaling.path / "r.xml").getroot()}  # noqa: S314
+    assert set(suites) == {"pytest", "scaling", "ends"}
+    counts = {name: suites["ends"].get(name) for name in ("tests", "failures", "errors", "skipped")}
+    assert counts == {"tests": "5", "failures": "2", "errors": "0", "skipped": "2"}
+
+
+def test_coverage_sees_the_lines_of_a_task(project: Project) -> None:
+    project.write("exp.py", one_case("value = 1; ctx.log_eval(x=value)"))
+    result = project.run("-p", "pytest_cov", "--cov=exp", "exp.py")
+    result.stdout.fnmatch_lines(["exp.py * 0 * 100%"])
