@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
+import threading
 import time
 from collections.abc import Collection, Sequence
 from queue import SimpleQueue
@@ -17,7 +18,6 @@ from pytest_alchemy.slurm.watcher import Watcher
 from pytest_alchemy.transport import LocalTransport
 
 if TYPE_CHECKING:
-    import threading
     from pathlib import Path
 
     from pytest_alchemy.backends import Plan
@@ -41,6 +41,8 @@ class SlurmBackend:
         transport = transport or LocalTransport(settings.root)
         self._submitter = Submitter(settings, transport)
         self._watcher = Watcher(settings, transport, self._submitter)
+        # A daemon, so that a hanging command never holds the process.
+        self._thread = threading.Thread(target=self._watcher.run, name="alchemy-slurm", daemon=True)
 
     @property
     def root(self) -> Path:
@@ -64,9 +66,9 @@ class SlurmBackend:
         Raises:
             InfrastructureError: The backend was closed, or its worker has failed.
         """
-        if self._watcher.ident is None:
-            self._watcher.start()
-        elif not self._watcher.is_alive():
+        if self._thread.ident is None:
+            self._thread.start()
+        elif not self._thread.is_alive():
             raise InfrastructureError("this Slurm backend does not watch any more, so it can't submit")
         request = Submit(tuple(plans))
         try:
@@ -87,9 +89,9 @@ class SlurmBackend:
             Whether scancel did so, as far as runs were open, within `Knobs.cancel_s`. Where it failed, its
             words have arrived as a Notice.
         """
-        if self._watcher.ident is None:
+        if self._thread.ident is None:
             return True  # nothing was ever submitted
-        if not self._watcher.is_alive():
+        if not self._thread.is_alive():
             return False
         request = Cancel(frozenset(runs), pending_only)
         self._watcher.inbox.put(request)
@@ -110,16 +112,16 @@ class SlurmBackend:
         """Wait until the worker has done it; False if that took too long or the worker is no more."""
         end = time.monotonic() + limit_s
         while not done.wait(max(0.0, min(_ALIVE_S, end - time.monotonic()))):
-            if time.monotonic() >= end or not self._watcher.is_alive():
+            if time.monotonic() >= end or not self._thread.is_alive():
                 break
         return done.is_set()
 
     def close(self) -> None:
         """Stop watching. Runs live on."""
         self._watcher.leaving.set()
-        if self._watcher.is_alive():
+        if self._thread.is_alive():
             self._watcher.inbox.put(Close())
-            self._watcher.join(self._settings.knobs.close_s)
+            self._thread.join(self._settings.knobs.close_s)
 
 
 def _ways_to_names(names: Sequence[str]) -> list[str]:

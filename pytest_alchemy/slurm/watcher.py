@@ -1,4 +1,4 @@
-"""The worker behind the Slurm backend: one thread that owns all state of a session's runs.
+"""The worker behind the Slurm backend: it owns all state of a session's runs and lives in one thread.
 
 Requests of the loop and answers of squeue come through one inbox; what is due (a scan, a question to
 squeue) is done in between. squeue itself runs beside the worker: with its controller away it blocks for
@@ -11,7 +11,7 @@ import threading
 import time
 import traceback
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -49,11 +49,16 @@ class _Unresolved:
     """Since when healthy answers don't list it."""
 
 
-class Watcher(threading.Thread):
-    """Submits, watches and cancels; a daemon, so that a hanging command never holds the process."""
+class Watcher:
+    """Submits, watches and cancels."""
 
-    def __init__(self, settings: SlurmSettings, transport: Transport, submitter: Submitter) -> None:
-        super().__init__(name="alchemy-slurm", daemon=True)
+    def __init__(
+        self,
+        settings: SlurmSettings,
+        transport: Transport,
+        submitter: Submitter,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.inbox: SimpleQueue[Request] = SimpleQueue()
         self.events: SimpleQueue[Event] = SimpleQueue()
         self.jobs: tuple[JobId, ...] = ()
@@ -77,28 +82,32 @@ class Watcher(threading.Thread):
         self._complaints: dict[str, str] = {}
         self._asking = False
         self._closing = False
-        now = time.monotonic()
+        self._clock = clock
+        now = clock()
         self._scan_pace = Pace(self._knobs.scan_fast_s, self._knobs.scan_slow_s, now)
         self._squeue_pace = Pace(self._knobs.squeue_fast_s, self._knobs.squeue_slow_s, now)
 
     def run(self) -> None:
-        """Work until closed."""
+        """Work until closed; the target of a thread."""
         try:
             while not self._closing:
-                self._turn()
+                if request := self._next_request():
+                    self.handle(request)
+                self.attend()
         except Exception:  # noqa: BLE001 (a thread's last line: without this the loop would wait for ever)
             self._give_up(traceback.format_exc())
 
     # --- the loop ---
 
-    def _turn(self) -> None:
+    def _next_request(self) -> Request | None:
         try:
-            request = self.inbox.get(timeout=self._idle_s())
+            return self.inbox.get(timeout=self.idle_s())
         except Empty:
-            pass
-        else:
-            self._handle(request)
-        now = time.monotonic()
+            return None
+
+    def attend(self) -> None:
+        """Do what is due."""
+        now = self._clock()
         if self._open and now >= self._scan_pace.due:
             self._scan(now)
         if self._is_curious and now >= self._squeue_pace.due:
@@ -108,13 +117,15 @@ class Watcher(threading.Thread):
     def _is_curious(self) -> bool:
         return not self._asking and bool(self._open or self._unresolved)
 
-    def _idle_s(self) -> float | None:
+    def idle_s(self) -> float | None:
+        """Return in how many seconds something is due; None for nothing unless somebody asks."""
         due = [self._scan_pace.due] if self._open else []
         if self._is_curious:
             due.append(self._squeue_pace.due)
-        return max(0.0, min(due) - time.monotonic()) if due else None
+        return max(0.0, min(due) - self._clock()) if due else None
 
-    def _handle(self, request: Request) -> None:
+    def handle(self, request: Request) -> None:
+        """Do what is asked."""
         match request:
             case Submit(plans, done):
                 self._submitting = request
@@ -136,7 +147,7 @@ class Watcher(threading.Thread):
     def _submit(self, plans: Sequence[Plan]) -> None:
         for batch in self._submitter.batches(plans):
             self._submit_batch(batch)
-        now = time.monotonic()
+        now = self._clock()
         self._scan_pace, self._squeue_pace = self._scan_pace.hurry(now), self._squeue_pace.hurry(now)
 
     def _submit_batch(self, batch: Batch) -> None:
@@ -177,7 +188,7 @@ class Watcher(threading.Thread):
                 self.events.put(Notice(text))
 
     def _accept(self, sent: Sent, job: JobId) -> None:
-        now = time.monotonic()
+        now = self._clock()
         self._tasks[job] = len(sent.claims)
         self.jobs = tuple(self._tasks)
         self._forget_name(sent.key)
@@ -210,19 +221,14 @@ class Watcher(threading.Thread):
             self._complain("scan", f"run directories can't be read: {error}")
             self._scan_pace = self._scan_pace.done(now, self._knobs.scan_slow_s)
             return
-        cost_s = time.monotonic() - now
+        cost_s = self._clock() - now
         self._relieve("scan", "run directories can be read again")
         lively = False
         for run in list(self._open):
             lively |= self._read(run, dict(news.get(run, {})), now)
-        cap = (
-            self._knobs.scan_fast_s
-            if lively
-            else self._knobs.scan_steady_s
-            if news
-            else self._knobs.scan_slow_s
-        )
-        self._scan_pace = self._scan_pace.done(time.monotonic(), cap, floor_s=_SCAN_SHARE * cost_s)
+        quiet = self._knobs.scan_steady_s if news else self._knobs.scan_slow_s
+        cap = self._knobs.scan_fast_s if lively else quiet
+        self._scan_pace = self._scan_pace.done(self._clock(), cap, floor_s=_SCAN_SHARE * cost_s)
 
     def _read(self, run: str, said: dict[str, Any], now: float) -> bool:
         """Take in what a scan brought of one run; what could not be read counts for nobody."""
@@ -247,7 +253,7 @@ class Watcher(threading.Thread):
         for event in stirred.events:
             self.events.put(event)
         if state.needs_word and not before.needs_word:
-            self._squeue_pace = self._squeue_pace.hurry(time.monotonic())
+            self._squeue_pace = self._squeue_pace.hurry(self._clock())
         return stirred.lively
 
     def _conclude(self, state: RunState, now: float) -> None:
@@ -289,29 +295,31 @@ class Watcher(threading.Thread):
             return Completed(None, "", str(error))
 
     def _hear_squeue(self, answer: Answer) -> None:
-        now, queue = time.monotonic(), read_queue(answer.completed)
+        now, queue = self._clock(), read_queue(answer.completed)
         if queue is None:
-            self._complain(
-                "squeue", f"squeue fails, jobs live on: {answer.completed.words or 'no answer in time'}"
-            )
+            words = answer.completed.words or "no answer in time"
+            self._complain("squeue", f"squeue fails, jobs live on: {words}")
             # Absence counts while answers are healthy, without a gap.
             self._open = {run: replace(state, absent=None) for run, state in self._open.items()}
             self._squeue_pace = self._squeue_pace.done(now, self._knobs.squeue_slow_s)
             return
         self._relieve("squeue", "squeue answers again")
         self._resolve(queue, answer.keys, now)
-        lively = False
-        for (key, job), states in self._by_submission().items():
-            if key not in answer.keys:
-                continue
-            sightings = queue.sight(key, job.number, [state.index for state in states])
-            for state in states:
-                lively |= self._take(sight(state, sightings[state.index], now))
+        lively = self._sight(queue, answer.keys, now)
         waited = any(state.needs_word for state in self._open.values()) or bool(self._unresolved)
         cap = self._knobs.squeue_fast_s if lively or waited else self._knobs.squeue_slow_s
         self._squeue_pace = self._squeue_pace.done(now, cap)
         if lively:
             self._scan_pace = self._scan_pace.hurry(now)
+
+    def _sight(self, queue: Queue, asked: frozenset[str], now: float) -> bool:
+        lively = False
+        for (key, job), states in self._by_submission().items():
+            if key in asked:
+                sightings = queue.sight(key, job.number, [state.index for state in states])
+                for state in states:
+                    lively |= self._take(sight(state, sightings[state.index], now))
+        return lively
 
     def _by_submission(self) -> dict[tuple[str, JobId], list[RunState]]:
         grouped: dict[tuple[str, JobId], list[RunState]] = {}
@@ -353,7 +361,7 @@ class Watcher(threading.Thread):
                 whole = len(chosen) == len(candidates)
                 indices = None if whole else [state.index for state in chosen]
                 done.append(self._scancel(cancel_command(job, indices, pending_only=pending_only), chosen))
-        now = time.monotonic()
+        now = self._clock()
         self._scan_pace, self._squeue_pace = self._scan_pace.hurry(now), self._squeue_pace.hurry(now)
         return all(done)
 
