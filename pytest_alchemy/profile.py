@@ -6,8 +6,9 @@ file may run code here anyway.
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,10 @@ else:
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["Profile", "effective", "load_profile"]
+__all__ = ["PATIENCE", "Profile", "effective", "load_profile"]
+
+PATIENCE = ("grace_s", "vanish_s", "stall_s", "submit_s", "command_s", "lookup_s", "cancel_s")
+"""The backend's `Knobs` that a site may set: they depend on its file system and its controller."""
 
 _MEBIBYTES = {"K": 1 / 1024, "M": 1.0, "G": 1024.0, "T": 1024.0**2}
 _TEXTS = ("host", "root", "python")
@@ -54,6 +58,8 @@ class Profile:
     """More than this is an error."""
     options: tuple[str, ...] = ()
     """Further options of sbatch, one `--key=value` each."""
+    patience: Mapping[str, float] = field(default_factory=dict)
+    """Seconds by name, for names in `PATIENCE`; the backend has defaults."""
 
 
 def load_profile(rootdir: Path, name: str | None) -> Profile:
@@ -105,12 +111,7 @@ def _clusters(path: Path) -> Mapping[str, Any]:
 
 
 def _parse(name: str, table: Mapping[str, Any], where: str) -> Profile:
-    known = (*_TEXTS, *_LISTS, *_TABLES)
-    for key in table:
-        if key not in known:
-            raise ConfigurationError(
-                f"{where} has an unknown key {key!r}{did_you_mean(key, dict.fromkeys(known))}"
-            )
+    _check_keys(table, (*_TEXTS, *_LISTS, *_TABLES, "patience"), where)
     tables = {
         key: Resources.parse(_table(table[key], f"{where}.{key}"), f"{where}.{key}")
         for key in _TABLES
@@ -125,7 +126,25 @@ def _parse(name: str, table: Mapping[str, Any], where: str) -> Profile:
     lists = {key: _lines(table[key], f"{where}.{key}") for key in _LISTS if key in table}
     for option in lists.get("options", ()):
         check_option(option, f"{where}.options")
-    return Profile(name=name, **texts, **lists, **tables)  # type: ignore[arg-type]
+    patience = _patience(table.get("patience", {}), f"{where}.patience")
+    return Profile(name=name, patience=patience, **texts, **lists, **tables)  # type: ignore[arg-type]
+
+
+def _check_keys(table: Mapping[str, Any], known: Sequence[str], where: str) -> None:
+    for key in table:
+        if key not in known:
+            hint = did_you_mean(key, dict.fromkeys(known))
+            raise ConfigurationError(f"{where} has an unknown key {key!r}{hint}")
+
+
+def _patience(value: object, where: str) -> Mapping[str, float]:
+    table = _table(value, where)
+    _check_keys(table, PATIENCE, where)
+    for name, seconds in table.items():
+        number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
+        if not number or not 0 < seconds < math.inf:
+            raise ConfigurationError(f"{where}.{name} must be a positive number of seconds, not {seconds!r}")
+    return {name: float(seconds) for name, seconds in table.items()}
 
 
 def _table(value: object, where: str) -> Mapping[str, Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pytest_alchemy.options import read_options, read_resources
 from pytest_alchemy.profile import load_profile
 from pytest_alchemy.slurm.backend import SlurmBackend
-from pytest_alchemy.slurm.settings import SlurmSettings
+from pytest_alchemy.slurm.settings import Knobs, SlurmSettings
 
 if TYPE_CHECKING:
     import pytest
@@ -31,5 +31,6 @@ def from_config(config: pytest.Config) -> SlurmBackend:
         command_line=read_resources(options.resources),
         session=options.session,
         max_jobs=options.max_jobs,
+        knobs=Knobs(**profile.patience),
     )
     return SlurmBackend(settings)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from alchemy.errors import ConfigurationError
 from alchemy.resources import Resources
-from pytest_alchemy.profile import Profile, effective, load_profile
+from pytest_alchemy.profile import PATIENCE, Profile, effective, load_profile
+from pytest_alchemy.slurm.settings import Knobs
 
 FULL = """
 [tool.alchemy.clusters.alps]
@@ -19,6 +21,7 @@ options = ["--qos=high", "--exclusive"]
 resources = { cpus = 4, time = "1:00:00" }
 override = { partition = "gpu" }
 limits = { gpus = 4, time = "1-00:00:00", mem = "64G" }
+patience = { stall_s = 240, grace_s = 60.5 }
 """
 
 
@@ -37,7 +40,12 @@ def test_a_full_profile(tmp_path: Path) -> None:
         resources=Resources(cpus=4, time="1:00:00"),
         override=Resources(partition="gpu"),
         limits=Resources(gpus=4, time="1-00:00:00", mem="64G"),
+        patience={"stall_s": 240.0, "grace_s": 60.5},
     )
+
+
+def test_every_patience_is_one_that_the_backend_has() -> None:
+    assert set(PATIENCE) <= {knob.name for knob in fields(Knobs)}
 
 
 def test_without_a_name_nothing_is_read(tmp_path: Path) -> None:
@@ -59,6 +67,12 @@ def test_without_a_name_nothing_is_read(tmp_path: Path) -> None:
         ('[tool.alchemy.clusters.alpes]\noptions = ["--array=0-3"]', "pytest-alchemy sets it itself"),
         ("[tool.alchemy.clusters.alpes]\nresources = { gpu = 1 }", "did you mean 'gpus'"),
         ('[tool.alchemy.clusters.alpes]\nlimits = { partition = "x" }', "partition can't be limited"),
+        (
+            "[tool.alchemy.clusters.alpes]\npatience = { stall = 1 }",
+            "unknown key 'stall'; did you mean 'stall_s'",
+        ),
+        ("[tool.alchemy.clusters.alpes]\npatience = { stall_s = '1m' }", "stall_s must be a positive number"),
+        ("[tool.alchemy.clusters.alpes]\npatience = { stall_s = inf }", "stall_s must be a positive number"),
     ],
 )
 def test_what_can_not_be_meant_is_said(tmp_path: Path, text: str, message: str) -> None:
