@@ -473,7 +473,8 @@ def test_the_file_of_a_real_session_satisfies_the_schema(scaling: Project) -> No
         import alchemy as al, pytest
         xfail, skip = pytest.mark.xfail, pytest.mark.skip(reason="not today")
         exp = al.experiment("ends", criteria={"x": "> 1"}, tags={"paper": "é<&>"}, matrix={
-            "how": ["crash", "refuted", "fine", pytest.param("low", marks=xfail), pytest.param("no", marks=skip)]})
+            "how": ["crash", "refuted", "fine",
+                    pytest.param("low", marks=xfail), pytest.param("no", marks=skip)]})
         @exp.task(total_steps=1)
         def train(ctx):
             print("\\x1b[31mred\\x00 ]]> <tag>")
