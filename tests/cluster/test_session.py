@@ -139,8 +139,10 @@ def test_a_case_gets_the_same_parameters_and_random_numbers_as_here(login: Login
         import random
         import alchemy as al
         size = al.param("size", default=(0,))
-        exp = al.experiment("same", matrix={"size": [(1, 2.0)], "opt": [{"name": "adam", "lr": 1e-3}], "seed": [5]},
-                            criteria={"draw": "> 2"})
+        opt = {"name": "adam", "lr": 1e-3}
+        exp = al.experiment(
+            "same", matrix={"size": [(1, 2.0)], "opt": [opt], "seed": [5]}, criteria={"draw": "> 2"}
+        )
         @exp.task(total_steps=1)
         def train(ctx):
             assert size == ctx.param("size") == (1, 2.0)
