@@ -46,7 +46,6 @@ import math
 import os
 import re
 import resource
-import select
 import signal
 import stat
 import sys
@@ -812,6 +811,8 @@ def _seconds(variable: str, default: float) -> float:
 # --- Supervisor: one parent, one child, no threads --------------------------------------------------
 
 _FORWARDED = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT, signal.SIGQUIT)
+_KEPT = (*_FORWARDED, signal.SIGCHLD)
+_SI_KERNEL = 0x80  # `si_code` of what no process sent
 
 
 def supervise(child: Callable[[], int], attempt: AttemptDir, heartbeat_s: Optional[float] = None) -> int:
@@ -824,17 +825,17 @@ def supervise(child: Callable[[], int], attempt: AttemptDir, heartbeat_s: Option
     beat_s = heartbeat_s or _seconds("ALCHEMY_HEARTBEAT_S", HEARTBEAT_S)
     poll_s = _seconds("ALCHEMY_COMMAND_POLL_S", COMMAND_POLL_S)
     heartbeat = Heartbeat(attempt, begin(attempt), beat_s)
-    with _Signals() as signals:
+    with _signals_kept() as mask:
         started = time.monotonic()
-        pid = signals.fork(child)
+        pid = _fork(child, mask)
         mailbox = Mailbox(attempt, lambda: os.kill(pid, signal.SIGTERM), lambda: _last_step(attempt))
         chores = [(beat_s, heartbeat.beat), (poll_s, lambda: mailbox.poll({}, _childs_ops(attempt)))]
-        status = _watch(pid, signals, chores)
+        status = _watch(pid, chores)
         duration = time.monotonic() - started
-    try:
-        finish(attempt, None if status < 0 else status, -status if status < 0 else None, duration)
-    except OSError as error:
-        _warn(f"{attempt.exit} could not be written: {error}")
+        try:
+            finish(attempt, None if status < 0 else status, -status if status < 0 else None, duration)
+        except OSError as error:
+            _warn(f"{attempt.exit} could not be written: {error}")
     return status
 
 
@@ -867,69 +868,52 @@ def pass_on(status: int) -> int:
     return 128 - status  # process 1 of a container doesn't die of signals: as a shell says it
 
 
-class _Signals:
-    """Turns signals into bytes to wait for, from before the fork on, so that none is lost."""
+@contextlib.contextmanager
+def _signals_kept() -> Iterator[set[int]]:
+    """Keep signals waiting for `sigtimedwait`, from before the fork on, so that none is lost; yield the old mask.
 
-    def __enter__(self) -> _Signals:  # noqa: PYI034 (typing.Self needs a newer Python)
-        self._readable, self._writable = os.pipe()
-        os.set_blocking(self._readable, False)
-        os.set_blocking(self._writable, False)
-        self._old_fd = signal.set_wakeup_fd(self._writable, warn_on_full_buffer=False)
-        self._old = {s: signal.signal(s, lambda *_: None) for s in (*_FORWARDED, signal.SIGCHLD)}
-        return self
+    One that comes when the child has ended has nobody to go to, and must not take the receipt with it.
+    """
+    # Ignored, as some parents leave it to us, it would neither wake us nor leave us a status to read.
+    ours = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _KEPT)
+    try:
+        yield mask
+    finally:
+        while signal.sigtimedwait(_KEPT, 0) is not None:
+            pass
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGCHLD, ours or signal.SIG_DFL)
 
-    def __exit__(self, *_: object) -> None:
-        # In the child too: what was ignored before us (nohup) is ignored again.
-        for signum, handler in self._old.items():
-            signal.signal(signum, handler or signal.SIG_DFL)
-        signal.set_wakeup_fd(self._old_fd)
-        os.close(self._readable)
-        os.close(self._writable)
 
-    def fork(self, child: Callable[[], int]) -> int:
-        """Start a process that runs `child` and ends; return its id."""
-        _flush()
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, self._old)
-        try:
-            pid = os.fork()
-            if pid == 0:
-                self._be_child(child, mask)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+def _fork(child: Callable[[], int], mask: Iterable[int]) -> int:
+    """Start a process that runs `child` under this signal mask and ends; return its id."""
+    _flush()
+    pid = os.fork()
+    if pid:
         return pid
-
-    def wait(self, timeout_s: float) -> bytes:
-        """Return the numbers of signals that came, after at most `timeout_s`."""
-        select.select([self._readable], [], [], max(0.0, timeout_s))
+    status = 1
+    try:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        status = int(child())
+    except SystemExit as leave:
+        status = leave.code if isinstance(leave.code, int) else int(leave.code is not None)
+        if isinstance(leave.code, str):
+            sys.stderr.write(leave.code + "\n")
+    except BaseException as error:  # noqa: BLE001 (nothing may climb into the parent's frames)
+        sys.excepthook(type(error), error, error.__traceback__)
+        status = -signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
+    finally:
         try:
-            return os.read(self._readable, 4096)
-        except BlockingIOError:
-            return b""
-
-    def _be_child(self, child: Callable[[], int], mask: Iterable[int]) -> NoReturn:
-        status = 1
-        try:
-            self.__exit__()
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-            status = int(child())
-        except SystemExit as leave:
-            status = leave.code if isinstance(leave.code, int) else int(leave.code is not None)
-            if isinstance(leave.code, str):
-                sys.stderr.write(leave.code + "\n")
-        except BaseException as error:  # noqa: BLE001 (nothing may climb into the parent's frames)
-            sys.excepthook(type(error), error, error.__traceback__)
-            status = -signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
+            # As multiprocessing ends its children: what the child registered runs, our frames don't.
+            threading._shutdown()  # type: ignore[attr-defined]  # noqa: SLF001
+            atexit._run_exitfuncs()  # noqa: SLF001
+            _flush()
         finally:
-            try:
-                # As multiprocessing ends its children: what the child registered runs, our frames don't.
-                threading._shutdown()  # type: ignore[attr-defined]  # noqa: SLF001
-                atexit._run_exitfuncs()  # noqa: SLF001
-                _flush()
-            finally:
-                os._exit(pass_on(status) & 0xFF)
+            os._exit(pass_on(status) & 0xFF)
 
 
-def _watch(pid: int, signals: _Signals, chores: List[tuple[float, Callable[[], Any]]]) -> int:
+def _watch(pid: int, chores: List[tuple[float, Callable[[], Any]]]) -> int:
     now = time.monotonic()
     due = [now, now + chores[1][0]]  # a first heartbeat at once; the child may announce its handlers first
     while True:
@@ -937,23 +921,18 @@ def _watch(pid: int, signals: _Signals, chores: List[tuple[float, Callable[[], A
             if now >= due[index]:
                 chore()
                 due[index] = now + period
-        for signum in signals.wait(min(due) - time.monotonic()):
-            if signum != signal.SIGCHLD and not (signum in _FROM_KEYBOARD and _terminal_delivers()):
-                os.kill(pid, signum)
+        came = signal.sigtimedwait(_KEPT, max(0.0, min(due) - time.monotonic()))
+        if came is not None and came.si_signo != signal.SIGCHLD and not _terminal_sent(came):
+            os.kill(pid, came.si_signo)
         ended, status = os.waitpid(pid, os.WNOHANG)
         if ended:
             return -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
         now = time.monotonic()
 
 
-_FROM_KEYBOARD = (signal.SIGINT, signal.SIGQUIT)
-
-
-def _terminal_delivers() -> bool:
-    """Whether our process group is a terminal's foreground: then Ctrl-C has reached the child without us."""
-    with contextlib.suppress(OSError), open("/dev/tty", "rb", buffering=0) as terminal:
-        return os.tcgetpgrp(terminal.fileno()) == os.getpgrp()
-    return False
+def _terminal_sent(came: signal.struct_siginfo) -> bool:
+    """Whether this is Ctrl-C of a terminal, which reaches the child without us, being in the same group."""
+    return came.si_signo in (signal.SIGINT, signal.SIGQUIT) and came.si_code == _SI_KERNEL
 
 
 def _childs_ops(attempt: AttemptDir) -> List[str]:

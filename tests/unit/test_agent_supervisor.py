@@ -156,6 +156,28 @@ def test_a_signal_around_the_start_of_the_child_is_not_lost(tmp_path: Path, roun
     assert process.wait(60) == -15
 
 
+PERSECUTED = """
+import os, signal, sys, alchemy_agent as agent
+def child():
+    supervisor = os.getppid()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    if os.fork() == 0:
+        try:
+            while True:
+                os.kill(supervisor, signal.SIGTERM)
+        except ProcessLookupError:
+            os._exit(0)
+    return 4
+agent.run_forked(agent.RunDir(sys.argv[1]).attempt(sys.argv[2]), child)
+"""
+
+
+def test_signals_after_the_childs_end_do_not_take_the_receipt_with_them(tmp_path: Path) -> None:
+    attempt = make_attempt(tmp_path)
+    start_supervisor(attempt, PERSECUTED).wait(60)
+    assert ending(attempt) == (4, None)
+
+
 def test_a_graceful_stop_dropped_by_hand_terminates_the_child(tmp_path: Path) -> None:
     attempt = make_attempt(tmp_path)
     process = start_supervisor(attempt)

@@ -209,6 +209,32 @@ def test_ctrl_c_in_a_terminal_reaches_the_command_once(tmp_path: Path) -> None:
     assert seen.count(b"caught SIGINT") == 5
 
 
+def test_a_sigint_that_no_terminal_sent_reaches_the_command_in_a_terminal_too(tmp_path: Path) -> None:
+    pid, terminal = pty.fork()
+    if pid == 0:
+        command = [sys.executable, str(AGENT), "--job-dir", str(tmp_path / "run"), "--", *python(WAITING)]
+        os.execve(sys.executable, command, plain_environment())  # noqa: S606
+    seen = b""
+    for number, word in (
+        (None, b"ready"),
+        (signal.SIGINT, b"caught SIGINT"),
+        (signal.SIGTERM, b"caught SIGTERM"),
+    ):
+        if number is not None:
+            os.kill(pid, number)
+        while word not in seen:
+            seen += os.read(terminal, 4096)
+    os.waitpid(pid, 0)
+    os.close(terminal)
+
+
+def test_where_ended_children_are_ignored_the_end_is_noticed_all_the_same(tmp_path: Path) -> None:
+    command = [sys.executable, str(AGENT), "--job-dir", str(tmp_path / "run"), "--", "sh", "-c", "exit 5"]
+    ignoring = "import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN); os.execv(sys.argv[1], sys.argv[1:])"
+    done = subprocess.run([*python(ignoring), *command], env=plain_environment(), capture_output=True)
+    assert done.returncode == 5, done.stderr
+
+
 def test_it_answers_for_a_program_that_takes_no_commands(tmp_path: Path) -> None:
     process = start_wrapped(tmp_path / "run", python(WAITING))
     assert process.stdout is not None
