@@ -39,6 +39,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import errno
+import functools
 import io
 import itertools
 import json
@@ -52,22 +53,9 @@ import sys
 import threading
 import time
 from collections import deque
-from typing import (
-    Any,
-    Callable,
-    Container,
-    Dict,
-    Iterable,
-    Iterator,
-    List,
-    Mapping,
-    NamedTuple,
-    NoReturn,
-    Optional,
-    Union,
-)
+from typing import Any, Callable, Container, Dict, Iterable, Iterator, Mapping, NamedTuple, NoReturn, Union
 
-Record = Dict[str, Any]
+Record = Dict[str, Any]  # evaluated by Python 3.8 too, unlike the annotations
 Handler = Callable[["Command"], Any]
 PathLike = Union[str, "os.PathLike[str]"]
 
@@ -152,7 +140,7 @@ _decode = json.JSONDecoder(
 # --- Files: whole or not there ---------------------------------------------------------------------
 
 
-def read_record(path: PathLike, limit: int = RECORD_BYTES) -> Optional[Record]:
+def read_record(path: PathLike, limit: int = RECORD_BYTES) -> Record | None:
     """Read a record; None is *no news*: missing, empty, torn, stale, unreadable, over `limit` bytes."""
     try:
         return loads(_read(path, limit))
@@ -162,7 +150,7 @@ def read_record(path: PathLike, limit: int = RECORD_BYTES) -> Optional[Record]:
 
 def write_record(path: PathLike, record: Mapping[str, Any], durable: bool = True) -> None:
     """Write a record as `write_bytes` writes a file."""
-    write_bytes(path, _versioned(record), durable)
+    write_bytes(path, dumps({"v": WIRE_VERSION, **record}), durable)
 
 
 def write_bytes(path: PathLike, data: bytes, durable: bool = True) -> None:
@@ -177,7 +165,8 @@ def create_record(path: PathLike, record: Mapping[str, Any]) -> bool:
     """Write a record, durably, if its name is free; False if somebody else's content has the name."""
     path = os.fspath(path)
     try:
-        _commit(path, _versioned(record), True, os.link)  # unlike rename, link refuses to replace
+        # Unlike a rename, a link refuses to replace.
+        _commit(path, dumps({"v": WIRE_VERSION, **record}), True, os.link)
     except OSError:
         if os.path.lexists(path):
             return False
@@ -186,27 +175,20 @@ def create_record(path: PathLike, record: Mapping[str, Any]) -> bool:
 
 
 def _commit(path: str, data: bytes, durable: bool, put_in_place: Callable[[str, str], None]) -> None:
-    temporary = _temporary(path)
+    directory, name = os.path.split(path)
+    # A name nobody else uses, in the same directory, that readers ignore.
+    temporary = os.path.join(directory, f".{name}.{os.getpid()}.{os.urandom(6).hex()}.tmp")
     try:
         _put(temporary, data, durable)
         put_in_place(temporary, path)
         if durable:
-            _sync_directory(os.path.dirname(path))
+            _sync_directory(directory)
     except OSError:
         if not _holds(path, data):
             raise
     finally:
-        _remove(temporary)
-
-
-def _versioned(record: Mapping[str, Any]) -> bytes:
-    return dumps({"v": WIRE_VERSION, **record})
-
-
-def _temporary(path: str) -> str:
-    """Return a name nobody else uses, in the same directory, that readers ignore."""
-    directory, name = os.path.split(path)
-    return os.path.join(directory, f".{name}.{os.getpid()}.{os.urandom(6).hex()}.tmp")
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
 
 
 def _put(path: str, data: bytes, durable: bool) -> None:
@@ -221,7 +203,7 @@ def _put(path: str, data: bytes, durable: bool) -> None:
         os.close(fd)  # on NFS a full disk may show only here
 
 
-def _read(path: PathLike, limit: int, check: Optional[Callable[[os.stat_result], None]] = None) -> bytes:
+def _read(path: PathLike, limit: int, check: Callable[[os.stat_result], None] | None = None) -> bytes:
     """Read a whole file that passes `check`, EFBIG beyond `limit`; follows no link, waits for no pipe."""
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
@@ -251,11 +233,6 @@ def _sync_directory(path: str) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
-
-
-def _remove(path: str) -> None:
-    with contextlib.suppress(OSError):
-        os.unlink(path)
 
 
 def make_directory(path: str) -> None:
@@ -296,14 +273,14 @@ class RunDir:
         """Return the paths of the attempt called `name`, such as `1-r0`; ValueError if none can be."""
         return AttemptDir(os.path.join(self.attempts, name))
 
-    def attempt_names(self) -> List[str]:
+    def attempt_names(self) -> list[str]:
         """Return the names of all attempts, oldest first; none if nothing was started."""
         try:
-            return _attempts_in_order(os.listdir(self.attempts))
+            return sorted(filter(_ATTEMPT_NAME.fullmatch, os.listdir(self.attempts)), key=_numbers)
         except FileNotFoundError:
             return []
 
-    def latest(self) -> Optional[AttemptDir]:
+    def latest(self) -> AttemptDir | None:
         """Return the highest attempt, None if nothing was started."""
         names = self.attempt_names()
         return self.attempt(names[-1]) if names else None
@@ -344,10 +321,6 @@ def _numbers(name: str) -> tuple[int, int]:
     return (int(match[1]), int(match[2])) if match else (0, 0)
 
 
-def _attempts_in_order(names: Iterable[str]) -> List[str]:
-    return sorted(filter(_ATTEMPT_NAME.fullmatch, names), key=_numbers)
-
-
 # --- Attempts: claims and receipts -----------------------------------------------------------------
 
 
@@ -380,55 +353,38 @@ def next_claim(run_dir: RunDir, by: str) -> int:
 
 def begin(attempt: AttemptDir) -> str:
     """Write `start.json`; return the incarnation, a fresh name of this process for its heartbeats."""
-    incarnation = os.urandom(16).hex()
-    record = _signed(attempt, incarnation)
-    record.update(
-        host=_host(),
-        pid=os.getpid(),
-        python=".".join(map(str, sys.version_info[:3])),
-        time=_now(),
-        slurm=_slurm(os.environ),
-        gpus=os.environ.get("CUDA_VISIBLE_DEVICES"),
-    )
-    write_record(attempt.start, record)
+    incarnation, python = os.urandom(16).hex(), ".".join(map(str, sys.version_info[:3]))
+    fields = {"host": os.uname().nodename, "pid": os.getpid(), "python": python, "slurm": _slurm(os.environ)}
+    gpus = os.environ.get("CUDA_VISIBLE_DEVICES")
+    write_record(attempt.start, _signed(attempt, incarnation=incarnation, **fields, gpus=gpus))
     return incarnation
 
 
-def finish(attempt: AttemptDir, code: Optional[int], signum: Optional[int], duration_s: float) -> None:
+def finish(attempt: AttemptDir, code: int | None, signum: int | None, duration_s: float) -> None:
     """Write `exit.json`: the exit code, or the signal that ended the process; the other one is None."""
-    record = _signed(attempt)
-    record.update(code=code, signal=signum, time=_now(), duration_s=round(duration_s, 6))
-    write_record(attempt.exit, record)
+    ending = {"code": code, "signal": signum, "duration_s": round(duration_s, 6)}
+    write_record(attempt.exit, _signed(attempt, **ending))
 
 
 def conclude(attempt: AttemptDir, reason: str, by: str, evidence: str) -> bool:
     """Write `close.json`, the last word on an attempt; return False if somebody else spoke it."""
-    record = _signed(attempt)
-    record.update(reason=reason, by=by, evidence=evidence, time=_now())
-    return create_record(attempt.close, record)
+    return create_record(attempt.close, _signed(attempt, reason=reason, by=by, evidence=evidence))
 
 
-def environment(attempt: AttemptDir) -> Dict[str, str]:
+def environment(attempt: AttemptDir) -> dict[str, str]:
     """Return the variables by which a process finds its attempt."""
     return {TASK_ID: attempt.run_dir.name, JOB_DIR: attempt.run_dir.path, ATTEMPT: attempt.name}
 
 
-def _signed(attempt: AttemptDir, incarnation: Optional[str] = None) -> Record:
-    record: Record = {"run": attempt.run_dir.name, "attempt": attempt.name}
-    if incarnation is not None:
-        record["incarnation"] = incarnation
-    return record
+def _signed(attempt: AttemptDir, **fields: Any) -> Record:
+    return {"run": attempt.run_dir.name, "attempt": attempt.name, **fields, "time": _now()}
 
 
-def _slurm(environ: Mapping[str, str]) -> Optional[Record]:
+def _slurm(environ: Mapping[str, str]) -> Record | None:
     if "SLURM_JOB_ID" not in environ:
         return None
     names = ("JOB_ID", "ARRAY_JOB_ID", "ARRAY_TASK_ID", "RESTART_COUNT", "JOB_NODELIST", "CLUSTER_NAME")
     return {name.lower(): environ.get("SLURM_" + name) for name in names}
-
-
-def _host() -> str:
-    return os.uname().nodename
 
 
 def _now() -> float:
@@ -456,7 +412,7 @@ class _Observation:
 
     def _write(self, **fields: Any) -> None:
         self.seq += 1
-        record = {**_signed(self._attempt, self._incarnation), "seq": self.seq, **fields, "time": _now()}
+        record = _signed(self._attempt, incarnation=self._incarnation, seq=self.seq, **fields)
         try:
             if self.seq == 1 or self.lost:
                 make_directory(os.path.dirname(self._own))
@@ -478,11 +434,11 @@ class Heartbeat(_Observation):
         super().__init__(attempt, incarnation, rank)
         self.interval_s = interval_s
         self._stopped = threading.Event()
-        self._thread: Optional[threading.Thread] = None
+        self._thread: threading.Thread | None = None
 
     def beat(self) -> None:
         """Write one beat, now."""
-        self._write(interval_s=self.interval_s, host=_host(), pid=os.getpid())
+        self._write(interval_s=self.interval_s, host=os.uname().nodename, pid=os.getpid())
 
     def start(self) -> None:
         """Beat now, and then from a background thread until `stop`."""
@@ -512,7 +468,7 @@ class Progress(_Observation):
         self._window: deque[tuple[float, int]] = deque(maxlen=256)
 
     def report(
-        self, step: int, total: Optional[int], metrics: Optional[Mapping[str, Any]], now_monotonic: float
+        self, step: int, total: int | None, metrics: Mapping[str, Any] | None, now_monotonic: float
     ) -> None:
         """Write step, total, rate (steps per second, recent), ETA (seconds) and metrics, now.
 
@@ -524,7 +480,7 @@ class Progress(_Observation):
         values = {str(name): _number(value) for name, value in (metrics or {}).items()}
         self._write(step=step, total=total, rate=rate, eta_s=eta, metrics=values)
 
-    def _rate(self, step: int, now: float) -> Optional[float]:
+    def _rate(self, step: int, now: float) -> float | None:
         window = self._window
         if window and step < window[-1][1]:  # started again
             window.clear()
@@ -535,7 +491,7 @@ class Progress(_Observation):
         return (step - window[0][1]) / elapsed if elapsed > 0 else None
 
 
-def _number(value: Any) -> Union[int, float, None]:
+def _number(value: Any) -> int | float | None:
     if isinstance(value, (int, float)):
         return value
     try:
@@ -577,14 +533,12 @@ class Mailbox:
         step: Returns the step that stands in the acknowledgement.
     """
 
-    def __init__(
-        self, attempt: AttemptDir, stop: Callable[[], None], step: Callable[[], Optional[int]]
-    ) -> None:
+    def __init__(self, attempt: AttemptDir, stop: Callable[[], None], step: Callable[[], int | None]) -> None:
         self._attempt, self._stop, self._step = attempt, stop, step
         self._directory, self._ack = attempt.run_dir.commands, attempt.run_dir.ack
-        self._unfinished: Dict[str, bytes] = {}  # empty or malformed letters, as the last poll found them
+        self._unfinished: dict[str, bytes] = {}  # empty or malformed letters, as the last poll found them
 
-    def poll(self, handlers: Mapping[str, Handler], leave: Container[str] = ()) -> List[Command]:
+    def poll(self, handlers: Mapping[str, Handler], leave: Container[str] = ()) -> list[Command]:
         """Take the letters that lie there, execute and acknowledge each; return the commands among them.
 
         By hand (`<op>.json`) comes first, then by tool (`<seq>-<id>.json`) in order of seq. Ops in
@@ -607,7 +561,7 @@ class Mailbox:
             commands.append(command)
         return commands
 
-    def _names(self) -> List[str]:
+    def _names(self) -> list[str]:
         try:
             names = [n for n in os.listdir(self._directory) if n.endswith(".json") and n[0] != "."]
         except OSError:
@@ -615,7 +569,7 @@ class Mailbox:
         self._unfinished = {name: data for name, data in self._unfinished.items() if name in names}
         return sorted(names, key=_place)
 
-    def _examine(self, name: str) -> Optional[Command]:
+    def _examine(self, name: str) -> Command | None:
         """Open a letter; None if it isn't there (any more) or may still be being written."""
         try:
             data = _read(os.path.join(self._directory, name), COMMAND_BYTES, self._check)
@@ -651,7 +605,7 @@ class Mailbox:
             return os.path.lexists(target)  # on NFS an error doesn't prove that nothing was moved
         return True
 
-    def _execute(self, command: Command, handler: Optional[Handler]) -> None:
+    def _execute(self, command: Command, handler: Handler | None) -> None:
         if handler is not None:
             try:
                 self._answer(command, "applied", "", handler(command))
@@ -709,9 +663,7 @@ def _numbered(directory: str, name: str) -> Iterator[str]:
 # --- Two lines in a training loop ------------------------------------------------------------------
 
 
-def report_progress(
-    step: int, total: Optional[int] = None, metrics: Optional[Mapping[str, Any]] = None
-) -> None:
+def report_progress(step: int, total: int | None = None, metrics: Mapping[str, Any] | None = None) -> None:
     """Say how far the training is; cheap enough for every step (written five times a second at most).
 
     Args:
@@ -725,7 +677,7 @@ def report_progress(
         here.report(int(step), None if total is None else int(total), metrics, time.monotonic())
 
 
-def check_commands(handlers: Optional[Mapping[str, Handler]] = None) -> List[Command]:
+def check_commands(handlers: Mapping[str, Handler] | None = None) -> list[Command]:
     """Execute waiting commands and return them; cheap enough for every step (looks once a second).
 
     Args:
@@ -747,20 +699,18 @@ class _Here:
         self._mailbox = Mailbox(attempt, lambda: os.kill(os.getpid(), signal.SIGTERM), lambda: self._step)
         self._handles = os.path.join(attempt.rank(0), "handles.json")
         self._poll_s = _seconds("ALCHEMY_COMMAND_POLL_S", COMMAND_POLL_S)
-        self._announced: Optional[List[str]] = None
-        self._step: Optional[int] = None
+        self._announced: list[str] | None = None
+        self._step: int | None = None
         self._reported = self._polled = -math.inf
 
-    def report(
-        self, step: int, total: Optional[int], metrics: Optional[Mapping[str, Any]], now: float
-    ) -> None:
+    def report(self, step: int, total: int | None, metrics: Mapping[str, Any] | None, now: float) -> None:
         self._step = step
         last = total is not None and step >= total
         if last or now - self._reported >= PROGRESS_S:
             self._reported = now
             self._progress.report(step, total, metrics, now)
 
-    def check(self, handlers: Mapping[str, Handler], now: float) -> List[Command]:
+    def check(self, handlers: Mapping[str, Handler], now: float) -> list[Command]:
         if self.rank or now - self._polled < self._poll_s:
             return []
         self._polled, ops = now, sorted(handlers)
@@ -772,19 +722,17 @@ class _Here:
         return self._mailbox.poll(handlers)
 
 
-_known: Dict[tuple[str, ...], Optional[_Here]] = {}
+def _here() -> _Here | None:
+    environ = os.environ.get
+    return (
+        _find_here(environ(TASK_ID, ""), environ(JOB_DIR, ""), environ(ATTEMPT, ""))
+        if environ(TASK_ID)
+        else None
+    )
 
 
-def _here() -> Optional[_Here]:
-    if not os.environ.get(TASK_ID):
-        return None
-    key = tuple(os.environ.get(name, "") for name in (TASK_ID, JOB_DIR, ATTEMPT))
-    if key not in _known:
-        _known[key] = _find_here(*key)
-    return _known[key]
-
-
-def _find_here(task_id: str, job_dir: str, name: str) -> Optional[_Here]:
+@functools.lru_cache
+def _find_here(task_id: str, job_dir: str, name: str) -> _Here | None:
     try:
         run = RunDir(job_dir or os.path.join(".alchemy", "jobs", task_id))
         attempt = run.attempt(name) if name else run.latest()
@@ -815,7 +763,7 @@ _KEPT = (*_FORWARDED, signal.SIGCHLD)
 _SI_KERNEL = 0x80  # `si_code` of what no process sent
 
 
-def supervise(child: Callable[[], int], attempt: AttemptDir, heartbeat_s: Optional[float] = None) -> int:
+def supervise(child: Callable[[], int], attempt: AttemptDir, heartbeat_s: float | None = None) -> int:
     """Fork, run `child` there, keep the attempt's records until it ends; return how it ended.
 
     To be called from the main thread of a process without others. Signals go on to the child.
@@ -870,9 +818,9 @@ def pass_on(status: int) -> int:
 
 @contextlib.contextmanager
 def _signals_kept() -> Iterator[set[int]]:
-    """Keep signals waiting for `sigtimedwait`, from before the fork on, so that none is lost; yield the old mask.
+    """Let signals wait for `sigtimedwait`, from before the fork on, so that none is lost; yield the old mask.
 
-    One that comes when the child has ended has nobody to go to, and must not take the receipt with it.
+    One that comes after the child's end has nobody to go to, and must not take the receipt with it.
     """
     # Ignored, as some parents leave it to us, it would neither wake us nor leave us a status to read.
     ours = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -913,7 +861,7 @@ def _fork(child: Callable[[], int], mask: Iterable[int]) -> int:
             os._exit(pass_on(status) & 0xFF)
 
 
-def _watch(pid: int, chores: List[tuple[float, Callable[[], Any]]]) -> int:
+def _watch(pid: int, chores: list[tuple[float, Callable[[], Any]]]) -> int:
     now = time.monotonic()
     due = [now, now + chores[1][0]]  # a first heartbeat at once; the child may announce its handlers first
     while True:
@@ -935,12 +883,12 @@ def _terminal_sent(came: signal.struct_siginfo) -> bool:
     return came.si_signo in (signal.SIGINT, signal.SIGQUIT) and came.si_code == _SI_KERNEL
 
 
-def _childs_ops(attempt: AttemptDir) -> List[str]:
+def _childs_ops(attempt: AttemptDir) -> list[str]:
     ops = (read_record(os.path.join(attempt.rank(0), "handles.json")) or {}).get("ops")
     return ops if isinstance(ops, list) else []
 
 
-def _last_step(attempt: AttemptDir) -> Optional[int]:
+def _last_step(attempt: AttemptDir) -> int | None:
     return (read_record(os.path.join(attempt.rank(0), "progress.json")) or {}).get("step")
 
 
@@ -953,7 +901,7 @@ def _flush() -> None:
 # --- Wrapper: python alchemy_agent.py -- python train.py --------------------------------------------
 
 
-def main(argv: Optional[List[str]] = None) -> int:
+def main(argv: list[str] | None = None) -> int:
     """Run a command under supervision; return what it returns, die as it dies."""
     job_dir, interval_s, command = _arguments(sys.argv[1:] if argv is None else argv)
     if not job_dir and os.environ.get(TASK_ID) and os.environ.get(ATTEMPT):
@@ -970,7 +918,7 @@ def main(argv: Optional[List[str]] = None) -> int:
         return os.EX_CANTCREAT
 
 
-def _arguments(argv: List[str]) -> tuple[Optional[str], Optional[float], List[str]]:
+def _arguments(argv: list[str]) -> tuple[str | None, float | None, list[str]]:
     import argparse  # only the wrapper needs it
 
     parser = argparse.ArgumentParser(
@@ -993,7 +941,7 @@ def _arguments(argv: List[str]) -> tuple[Optional[str], Optional[float], List[st
     return options.job_dir, options.interval, command
 
 
-def _become(command: List[str]) -> int:
+def _become(command: list[str]) -> int:
     """Become `command`, or return what a shell would: 127 if it isn't there, 126 if it can't run."""
     for signum in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them; a program expects the default
         signal.signal(signum, signal.SIG_DFL)
@@ -1004,7 +952,7 @@ def _become(command: List[str]) -> int:
         return 127 if error.errno in (errno.ENOENT, errno.ENOTDIR) else 126
 
 
-def _attempt_of(job_dir: Optional[str], command: List[str]) -> AttemptDir:
+def _attempt_of(job_dir: str | None, command: list[str]) -> AttemptDir:
     """Claim an attempt of the run that option or environment names, else of a run of our own."""
     restarts = int(os.environ.get("SLURM_RESTART_COUNT") or 0)
     directory = job_dir or os.environ.get(JOB_DIR)
@@ -1017,7 +965,7 @@ def _attempt_of(job_dir: Optional[str], command: List[str]) -> AttemptDir:
         run = _own_run(description, restarts)
         _warn(f"run directory {run.path}")
     latest = run.latest()
-    k = latest.k if latest and restarts else next_claim(run, f"wrapper on {_host()}")
+    k = latest.k if latest and restarts else next_claim(run, f"wrapper on {os.uname().nodename}")
     return claim_attempt(run, k, restarts)
 
 
@@ -1061,16 +1009,16 @@ class Scanner:
 
     def __init__(self, root: PathLike) -> None:
         self._jobs = os.path.join(os.path.abspath(root), "jobs")
-        self._views: Dict[str, _View] = {}
+        self._views: dict[str, _View] = {}
 
-    def poll(self, run_ids: Iterable[str]) -> Dict[str, Record]:
+    def poll(self, run_ids: Iterable[str]) -> dict[str, Record]:
         """Return the news since the last poll, by run; a run without news is missing.
 
         Keys: `attempt` (a new highest one; all that was said before is void), `start`, `exit`, `result`,
         `close` (once each), `heartbeat`, `progress` (when they moved), `problem` (this time the run could
         not be read, which says nothing about the run). All of it is JSON.
         """
-        news: Dict[str, Record] = {}
+        news: dict[str, Record] = {}
         for run in run_ids:
             view = self._views.get(run)
             if view is None:
@@ -1091,7 +1039,7 @@ class _View:
         self._path = ""
         self._key = (0, 0)
         self._missing = set(_ONCE)
-        self._last: Dict[str, tuple[bytes, Any, Any]] = {}
+        self._last: dict[str, tuple[bytes, Any, Any]] = {}
 
     def poll(self) -> Record:
         news: Record = {}
@@ -1111,7 +1059,7 @@ class _View:
         self._read_attempt(present, news)
         return news
 
-    def _read_attempt(self, present: List[str], news: Record) -> None:
+    def _read_attempt(self, present: list[str], news: Record) -> None:
         running = "exit" in self._missing
         for name in [n for n in _ONCE if n in self._missing and n + ".json" in present]:
             record = read_record(os.path.join(self._path, name + ".json"))
