@@ -221,9 +221,8 @@ def test_directories_that_can_not_be_read_for_a_while_are_told_once(make_stage: 
 def test_what_could_be_read_of_a_run_counts_beside_what_could_not(make_stage: MakeStage) -> None:
     class Half(Scripted):
         def scan(self, runs: Sequence[str]) -> News:
-            return {
-                run: {**said, "problem": "EIO: heartbeat.json"} for run, said in super().scan(runs).items()
-            }
+            news = super().scan(runs)
+            return {run: {**news.get(run, {}), "problem": "EIO: heartbeat.json"} for run in runs}
 
     stage = make_stage(Half)
     stage.backend.submit([plan("a")])
