@@ -36,11 +36,9 @@ Around a program that knows nothing of us:
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import errno
 import functools
-import io
 import itertools
 import json
 import math
@@ -767,7 +765,8 @@ def supervise(child: Callable[[], int], attempt: AttemptDir, heartbeat_s: float 
     """Fork, run `child` there, keep the attempt's records until it ends; return how it ended.
 
     To be called from the main thread of a process without others. Signals go on to the child.
-    The answer is the exit code, or minus the number of the signal that ended the child.
+    The answer is the exit code, or minus the number of the signal that ended the child. What Python does
+    at the end of a program (`atexit`) is left to `child`, which may as well become another program.
     OSError means that the child did not run: `start.json` could not be written, or no process be made.
     """
     beat_s = heartbeat_s or _seconds("ALCHEMY_HEARTBEAT_S", HEARTBEAT_S)
@@ -785,23 +784,6 @@ def supervise(child: Callable[[], int], attempt: AttemptDir, heartbeat_s: float 
         except OSError as error:
             _warn(f"{attempt.exit} could not be written: {error}")
     return status
-
-
-def run_forked(attempt: AttemptDir, child: Callable[[], int]) -> int:
-    """Supervise `child` in a fork of this interpreter, its output in the attempt's two log files."""
-
-    def redirected() -> int:
-        os.environ.update(environment(attempt))
-        for path, fd in ((attempt.stdout, 1), (attempt.stderr, 2)):
-            log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
-            os.dup2(log, fd)
-            os.close(log)
-        for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, io.TextIOWrapper):
-                stream.reconfigure(line_buffering=True)  # a killed job has shown all whole lines
-        return child()
-
-    return supervise(redirected, attempt)
 
 
 def pass_on(status: int) -> int:
@@ -844,21 +826,11 @@ def _fork(child: Callable[[], int], mask: Iterable[int]) -> int:
     try:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         status = int(child())
-    except SystemExit as leave:
-        status = leave.code if isinstance(leave.code, int) else int(leave.code is not None)
-        if isinstance(leave.code, str):
-            sys.stderr.write(leave.code + "\n")
-    except BaseException as error:  # noqa: BLE001 (nothing may climb into the parent's frames)
-        sys.excepthook(type(error), error, error.__traceback__)
-        status = -signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
+    except BaseException:  # noqa: BLE001 (nothing may climb into the parent's frames)
+        sys.excepthook(*sys.exc_info())
     finally:
-        try:
-            # As multiprocessing ends its children: what the child registered runs, our frames don't.
-            threading._shutdown()  # type: ignore[attr-defined]  # noqa: SLF001
-            atexit._run_exitfuncs()  # noqa: SLF001
-            _flush()
-        finally:
-            os._exit(pass_on(status) & 0xFF)
+        _flush()
+        os._exit(pass_on(status) & 0xFF)
 
 
 def _watch(pid: int, chores: list[tuple[float, Callable[[], Any]]]) -> int:

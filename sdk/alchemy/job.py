@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import alchemy_agent as agent
+from alchemy.forking import run_forked
 
 if TYPE_CHECKING:
     from alchemy.runspec import RunSpec
@@ -74,7 +75,7 @@ def main(
         return _leave(EX_CONFIG, f"can't claim an attempt: {error}")
     os.environ["ALCHEMY_PARAMS"] = json.dumps(task.record["params"])
     try:
-        return agent.run_forked(attempt, lambda: _child(attempt, task))
+        return run_forked(attempt, lambda: _child(attempt, task))
     except OSError as error:
         return _leave(EX_IOERR, f"attempt {attempt.path} could not be started: {error}")
 

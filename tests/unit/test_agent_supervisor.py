@@ -18,9 +18,10 @@ def run_forked(attempt: agent.AttemptDir, child: str, **environment: str) -> sub
     body = "\n".join("    " + line for line in child.splitlines())
     source = (
         "import os, signal, sys, alchemy_agent as agent\n"
+        "from alchemy.forking import run_forked\n"
         f"def child():\n{body}\n    return 0\n"
         "attempt = agent.RunDir(sys.argv[1]).attempt(sys.argv[2])\n"
-        "status = agent.run_forked(attempt, child)\n"
+        "status = run_forked(attempt, child)\n"
         "print('status', status)\n"
         "sys.exit(agent.pass_on(status))\n"
     )
@@ -122,10 +123,11 @@ def test_the_child_starts_with_the_signals_of_an_ordinary_process(tmp_path: Path
 
 SUPERVISOR = """
 import os, sys, time, alchemy_agent as agent
+from alchemy.forking import run_forked
 def child():
     time.sleep(3600)
     return 0
-sys.exit(agent.pass_on(agent.run_forked(agent.RunDir(sys.argv[1]).attempt(sys.argv[2]), child)))
+sys.exit(agent.pass_on(run_forked(agent.RunDir(sys.argv[1]).attempt(sys.argv[2]), child)))
 """
 
 
@@ -158,6 +160,7 @@ def test_a_signal_around_the_start_of_the_child_is_not_lost(tmp_path: Path, roun
 
 PERSECUTED = """
 import os, signal, sys, alchemy_agent as agent
+from alchemy.forking import run_forked
 def child():
     supervisor = os.getppid()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
@@ -168,7 +171,7 @@ def child():
         except ProcessLookupError:
             os._exit(0)
     return 4
-agent.run_forked(agent.RunDir(sys.argv[1]).attempt(sys.argv[2]), child)
+run_forked(agent.RunDir(sys.argv[1]).attempt(sys.argv[2]), child)
 """
 
 
@@ -204,9 +207,10 @@ def test_a_receipt_that_cannot_be_written_does_not_change_how_the_child_ended(tm
 def test_the_parent_leaves_no_process_and_no_descriptor_behind(tmp_path: Path) -> None:
     source = (
         "import os, signal, sys, alchemy_agent as agent\n"
+        "from alchemy.forking import run_forked\n"
         "run = agent.RunDir(sys.argv[1])\n"
         "before = len(os.listdir('/proc/self/fd')), signal.getsignal(signal.SIGTERM)\n"
-        "for k in range(1, 4): agent.run_forked(agent.claim_attempt(run, k, 0), lambda: 0)\n"
+        "for k in range(1, 4): run_forked(agent.claim_attempt(run, k, 0), lambda: 0)\n"
         "assert (len(os.listdir('/proc/self/fd')), signal.getsignal(signal.SIGTERM)) == before\n"
         "try: os.waitpid(-1, 0)\n"
         "except ChildProcessError: print('alone')\n"
