@@ -11,7 +11,7 @@ import sys
 import sysconfig
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cache
 from importlib.util import resolve_name
 from pathlib import Path
 from types import ModuleType
@@ -25,15 +25,12 @@ _Entry: TypeAlias = "tuple[dict[str, Any], str, object]"
 """A namespace, a name in it, and what stood there."""
 
 _NOTHING = object()
-_FOREIGN = (
-    f"{sysconfig.get_path('stdlib')}/",
-    f"{sysconfig.get_path('platstdlib')}/",
-)
+_FOREIGN = (f"{sysconfig.get_path('stdlib')}/", f"{sysconfig.get_path('platstdlib')}/")
 
 
 @contextmanager
 def imported_anew(experiment: str) -> Iterator[None]:
-    """Let every module that depends on parameters be imported anew inside, and put back the old ones at the end.
+    """Let modules that depend on parameters be imported anew inside; at the end put back the old ones.
 
     Args:
         experiment: The name of the module that its caller executes itself; it stays where it is.
@@ -114,7 +111,7 @@ def _imports(module: ModuleType) -> frozenset[str]:
     return _imports_of(file, package or "")
 
 
-@lru_cache(maxsize=None)
+@cache
 def _imports_of(file: str, package: str) -> frozenset[str]:
     if not {"site-packages", "dist-packages"}.isdisjoint(Path(file).parts):
         return frozenset()

@@ -79,7 +79,7 @@ def parse_axes(matrix: object) -> tuple[Axis, ...]:
 
 
 def cases_of(axes: Sequence[Axis]) -> tuple[Case, ...]:
-    """Return the cases of checked axes, the last one running fastest; one nameless case where there are none."""
+    """Return the cases of checked axes, the last one running fastest; without axes one nameless case."""
     names = tuple(axis.name for axis in axes)
     ids = map("-".join, product(*(axis.labels for axis in axes)))
     points = product(*(axis.values for axis in axes))

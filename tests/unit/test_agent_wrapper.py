@@ -230,7 +230,11 @@ def test_a_sigint_that_no_terminal_sent_reaches_the_command_in_a_terminal_too(tm
 
 def test_where_ended_children_are_ignored_the_end_is_noticed_all_the_same(tmp_path: Path) -> None:
     command = [sys.executable, str(AGENT), "--job-dir", str(tmp_path / "run"), "--", "sh", "-c", "exit 5"]
-    ignoring = "import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN); os.execv(sys.argv[1], sys.argv[1:])"
+    ignoring = (
+        "import os, signal, sys\n"
+        "signal.signal(signal.SIGCHLD, signal.SIG_IGN)\n"
+        "os.execv(sys.argv[1], sys.argv[1:])"
+    )
     done = subprocess.run([*python(ignoring), *command], env=plain_environment(), capture_output=True)
     assert done.returncode == 5, done.stderr
 

@@ -129,7 +129,7 @@ def test_within_a_package_the_new_module_stands_there_too(tmp_path: Path) -> Non
 
 
 def helpers(directory: Path, **sources: str) -> dict[str, str]:
-    """Write modules beside an experiment file under names no other test uses, which stand for $names in them."""
+    """Write modules under names no other test uses; $name in a source is replaced by such a name."""
     names = {name: f"{name}_{next(_number)}" for name in sources}
     for name, source in sources.items():
         (directory / f"{names[name]}.py").write_text(Template(source).substitute(names))
