@@ -14,8 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_alchemy import terms
-from pytest_alchemy.sniff import declares_experiment
+from pytest_alchemy.options import may_hold_terms
 
 __all__ = ["is_experiment", "is_wanted", "search_paths"]
 
@@ -27,8 +26,27 @@ def is_experiment(config: pytest.Config, path: Path) -> bool:
     """Tell whether the file declares an experiment, reading it once a session."""
     known = config.stash.setdefault(_EXPERIMENTS, {})
     if path not in known:
-        known[path] = declares_experiment(path)
+        known[path] = _declares_experiment(path)
     return known[path]
+
+
+def _declares_experiment(path: Path) -> bool:
+    try:
+        if b"alchemy" not in path.read_bytes():  # almost every file, for the price of reading it
+            return False
+    except OSError:
+        return False
+    from pytest_alchemy.sniff import declares_experiment
+
+    return declares_experiment(path)
+
+
+def _speaks_of_parameters(expression: str) -> bool:
+    if not may_hold_terms(expression):
+        return False
+    from pytest_alchemy import terms
+
+    return bool(terms.parse(expression).terms)
 
 
 def is_wanted(config: pytest.Config, path: Path) -> bool:
@@ -62,7 +80,7 @@ def _search_paths(config: pytest.Config) -> tuple[Path, ...] | None:
     if "alchemy_search" in handed_down:  # a worker sees every path as if it had been typed
         paths = handed_down["alchemy_search"]
         return None if paths is None else tuple(map(Path, paths))
-    if terms.parse(config.option.keyword or "").terms or "alchemy" in (config.option.markexpr or ""):
+    if _speaks_of_parameters(config.option.keyword or "") or "alchemy" in (config.option.markexpr or ""):
         return None
     named: list[Path] = list(config.getini("alchemy_paths"))
     if config.args_source is not pytest.Config.ArgsSource.INVOCATION_DIR:

@@ -6,7 +6,6 @@ Kept free of the SDK: these lines run in every pytest session of everybody who h
 from __future__ import annotations
 
 import argparse
-import difflib
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -21,16 +20,23 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BACKENDS",
+    "IGNORED_WORKERS",
+    "UNKNOWN_NAMES",
     "Options",
     "add_options",
     "did_you_mean",
     "find_backends",
+    "may_hold_terms",
     "read_options",
     "read_resources",
 ]
 
 BACKENDS = pytest.StashKey[Mapping[str, "BackendFactory"]]()
 _OPTIONS = pytest.StashKey["Options"]()
+IGNORED_WORKERS = pytest.StashKey[str]()
+"""The value of pytest-xdist's `-n` that a remote backend set aside."""
+UNKNOWN_NAMES = pytest.StashKey[str]()
+"""What to say about parameter names in `-k` that no collected case has."""
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -80,6 +86,11 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a positive whole number, not {text!r}")
     return int(text)
+
+
+def may_hold_terms(expression: str) -> bool:
+    """Tell whether a `-k` expression needs a closer look: stock ones hold none of these characters."""
+    return any(character in expression for character in "=<>")
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +203,8 @@ def find_backends(config: pytest.Config) -> Mapping[str, BackendFactory]:
 
 def did_you_mean(word: str, known: Mapping[str, object]) -> str:
     """Return `; did you mean 'x'? There are a, b, x`, ready to be appended to an error."""
+    import difflib  # deferred: only an error needs it
+
     close = difflib.get_close_matches(word, known, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else "."
     return f"{hint} There are {', '.join(sorted(known)) or 'none'}"

@@ -9,19 +9,12 @@ import pytest
 
 from pytest_alchemy.discovery import search_paths
 from pytest_alchemy.gpus import Pool, visible_gpus
-from pytest_alchemy.options import read_options
-from pytest_alchemy.selection import UNKNOWN, UnknownNames
+from pytest_alchemy.options import IGNORED_WORKERS, UNKNOWN_NAMES, read_options
 from pytest_alchemy.summary import Summary
 
-__all__ = ["XdistHooks", "configure_controller", "configure_worker", "ignored_workers", "is_worker"]
+__all__ = ["XdistHooks", "configure_controller", "configure_worker", "tell_controller"]
 
-_IGNORED = pytest.StashKey[str]()
 _TOLD = "alchemy_unknown"
-
-
-def is_worker(config: pytest.Config) -> bool:
-    """Tell whether this process is a worker of pytest-xdist."""
-    return hasattr(config, "workerinput")
 
 
 def configure_worker(config: pytest.Config) -> None:
@@ -33,9 +26,8 @@ def configure_worker(config: pytest.Config) -> None:
 
 def tell_controller(config: pytest.Config) -> None:
     """Hand what a worker found out about names in `-k` to the process that prints."""
-    if is_worker(config) and UNKNOWN in config.stash:
-        unknown = config.stash[UNKNOWN]
-        config.workeroutput[_TOLD] = [list(unknown.names), list(unknown.known)]  # type: ignore[attr-defined]
+    if UNKNOWN_NAMES in config.stash:
+        config.workeroutput[_TOLD] = config.stash[UNKNOWN_NAMES]  # type: ignore[attr-defined]
 
 
 def configure_controller(config: pytest.Config, summary: Summary, *, is_remote: bool) -> None:
@@ -43,19 +35,11 @@ def configure_controller(config: pytest.Config, summary: Summary, *, is_remote: 
 
     Must run before pytest-xdist's own `pytest_configure`, which is trylast.
     """
-    workers = config.getoption("numprocesses", None)
-    if not workers:
-        return
     if is_remote:
-        config.stash[_IGNORED] = str(workers)
+        config.stash[IGNORED_WORKERS] = str(config.option.numprocesses)
         config.option.numprocesses, config.option.dist, config.option.tx = 0, "no", []
     else:
         config.pluginmanager.register(XdistHooks(config, summary), "alchemy-xdist")
-
-
-def ignored_workers(config: pytest.Config) -> str | None:
-    """Return the value of `-n` that was set aside, None if there was none."""
-    return config.stash.get(_IGNORED, None)
 
 
 class XdistHooks:
@@ -78,5 +62,4 @@ class XdistHooks:
     def pytest_testnodedown(self, node: Any) -> None:
         """Take the worker's GPU back, and note what it found out."""
         self._pool.give_back(node.workerinput["workerid"])
-        if told := getattr(node, "workeroutput", {}).get(_TOLD):
-            self._summary.unknown = UnknownNames(tuple(told[0]), tuple(told[1]))
+        self._summary.unknown_names = getattr(node, "workeroutput", {}).get(_TOLD, "")

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_alchemy import discovery, dispatch, hooks, options, parallel, selection
-from pytest_alchemy.gpus import visible_gpus
+from pytest_alchemy import discovery, dispatch, hooks, options
 from pytest_alchemy.summary import Summary
 
 if TYPE_CHECKING:
@@ -50,16 +49,26 @@ def _slurm(config: pytest.Config) -> Backend:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "alchemy(**params): parameters of an experiment's case, for -m")
     config.stash[options.BACKENDS] = options.find_backends(config)
-    if parallel.is_worker(config):
+    if _is_worker(config):
+        from pytest_alchemy import parallel
+
         parallel.configure_worker(config)
         return
     config.stash[_SUMMARY] = summary = Summary(config)
     config.pluginmanager.register(summary, "alchemy-summary")
-    parallel.configure_controller(config, summary, is_remote=_is_remote(config))
+    is_remote = _is_remote(config)
+    if config.getoption("numprocesses", None):
+        from pytest_alchemy import parallel
+
+        parallel.configure_controller(config, summary, is_remote=is_remote)
     if config.getoption("xmlpath", None):
         from pytest_alchemy.junit import JUnit
 
         config.pluginmanager.register(JUnit(config), "alchemy-junit")
+
+
+def _is_worker(config: pytest.Config) -> bool:
+    return hasattr(config, "workerinput")
 
 
 def _is_remote(config: pytest.Config) -> bool:
@@ -79,7 +88,7 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     lines = [] if chosen.backend == "local" else [f"alchemy: backend {chosen.backend}, root {_root(config)}"]
     if steps := config.getoption("alchemy_max_steps"):
         lines.append(f"alchemy: no run is longer than {steps} steps; those cut short are not judged")
-    if ignored := parallel.ignored_workers(config):
+    if ignored := config.stash.get(options.IGNORED_WORKERS, None):
         lines.append(
             f"alchemy: -n {ignored} ignored: one process dispatches all jobs (--alchemy-max-jobs limits them)"
         )
@@ -125,6 +134,10 @@ def pytest_pycollect_makeitem(collector: Any, obj: object) -> Any:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Iterator[None]:
+    if not options.may_hold_terms(config.option.keyword or ""):
+        return (yield)
+    from pytest_alchemy import selection
+
     with selection.typed_keywords(config, items):
         return (yield)
 
@@ -135,6 +148,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.hookimpl(optionalhook=True, tryfirst=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     """Let `-n auto` mean one worker per GPU where there are GPUs; asked before `pytest_configure`."""
+    from pytest_alchemy.gpus import visible_gpus
+
     return len(visible_gpus()) or None if config.getoption("numprocesses") == "auto" else None
 
 
@@ -143,4 +158,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    parallel.tell_controller(session.config)
+    if _is_worker(session.config):
+        from pytest_alchemy import parallel
+
+        parallel.tell_controller(session.config)

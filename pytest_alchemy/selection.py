@@ -4,30 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import pytest
 
+from pytest_alchemy.options import UNKNOWN_NAMES
 from pytest_alchemy.terms import Selection, parse
 
-__all__ = ["UNKNOWN", "UnknownNames", "typed_keywords"]
-
-
-@dataclass(frozen=True, slots=True)
-class UnknownNames:
-    """Parameter names in `-k` that no collected case has."""
-
-    names: tuple[str, ...]
-    known: tuple[str, ...]
-
-    def sentence(self) -> str:
-        """Return the hint for the terminal."""
-        names = ", ".join(map(repr, self.names))
-        existing = f"there are: {', '.join(self.known)}" if self.known else "no experiment was collected"
-        return f"alchemy: -k: no collected case has a parameter {names}; {existing}"
-
-
-UNKNOWN = pytest.StashKey[UnknownNames]()
+__all__ = ["typed_keywords"]
 
 
 @contextmanager
@@ -60,4 +43,7 @@ def _mark(config: pytest.Config, items: Sequence[pytest.Item], selection: Select
             names.update(dict.fromkeys(params))
             item.extra_keyword_matches.update(selection.words(params))
     if unknown := selection.unknown(names):
-        config.stash[UNKNOWN] = UnknownNames(tuple(unknown), tuple(names))
+        existing = f"there are: {', '.join(names)}" if names else "no experiment was collected"
+        config.stash[UNKNOWN_NAMES] = (
+            f"alchemy: -k: no collected case has a parameter {', '.join(map(repr, unknown))}; {existing}"
+        )

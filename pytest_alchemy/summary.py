@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_alchemy.exits import DETACHED, INFRASTRUCTURE
-from pytest_alchemy.facts import CaseFacts
-from pytest_alchemy.options import read_options
-from pytest_alchemy.selection import UNKNOWN, UnknownNames
-from pytest_alchemy.tally import Tally
+from pytest_alchemy.options import UNKNOWN_NAMES, read_options
 
 if TYPE_CHECKING:
     from pytest_alchemy.loop import Dispatcher
+    from pytest_alchemy.tally import Tally
 
 __all__ = ["Summary"]
 
@@ -23,29 +21,21 @@ class Summary:
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
-        self._tally = Tally()
-        self._facts: dict[str, CaseFacts] = {}
-        """What the last report of a case said, by node id."""
-        self._outcomes: dict[str, str] = {}
+        self._tally: Tally | None = None
+        """None until a case is reported: most sessions have none."""
         self.dispatcher: Dispatcher | None = None
-        self.unknown: UnknownNames | None = None
-        """What a worker said about names in `-k`; in this process the stash has it."""
+        self.unknown_names = ""
+        """What a worker has to say about names in `-k`; in this process the stash has it."""
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take in the report of a case; one of an ordinary test costs a look at its properties."""
-        node = report.nodeid
-        facts = CaseFacts.of(report.user_properties) if report.user_properties else None
-        if facts is None:
-            if node in self._facts and report.failed:  # its pytest-xdist worker died, so no report of its own
-                self._tally.add(self._facts[node], node, "failed")
-            return
-        self._facts[node] = facts
-        if report.when == "setup" and not report.passed:
-            self._outcomes[node] = "error" if report.failed else _word(report)
-        elif report.when == "call":
-            self._outcomes[node] = _word(report)
-        if report.when == "teardown" and (report.failed or node in self._outcomes):
-            self._tally.add(facts, node, "error" if report.failed else self._outcomes[node])
+        if self._tally is None:
+            if not report.user_properties:
+                return
+            from pytest_alchemy.tally import Tally
+
+            self._tally = Tally()
+        self._tally.take(report)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
@@ -54,30 +44,28 @@ class Summary:
         if was_told_to_leave and self.dispatcher and self.dispatcher.detached:
             session.exitstatus = DETACHED
         finished = session.exitstatus in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED}
-        if finished and self._tally.has_lost_runs():
+        if finished and self._tally and self._tally.has_lost_runs():
             session.exitstatus = INFRASTRUCTURE
 
     def pytest_report_collectionfinish(self, config: pytest.Config) -> str | None:
         """Name a parameter in `-k` that no case has."""
-        return config.stash[UNKNOWN].sentence() if UNKNOWN in config.stash else None
+        return config.stash.get(UNKNOWN_NAMES, None)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Print a table per experiment; that runs were shortened is said even where little is."""
-        if self.unknown:
-            terminalreporter.write_line(self.unknown.sentence())
+        if self.unknown_names:
+            terminalreporter.write_line(self.unknown_names)
+        if self._tally is not None:
+            self._print(self._tally, terminalreporter)
+
+    def _print(self, tally: Tally, terminal: pytest.TerminalReporter) -> None:
         options = read_options(self._config)
-        for tally in self._tally.experiments.values() if terminalreporter.verbosity >= 0 else ():
-            terminalreporter.write_sep("=", f"experiment {tally.name} ({options.backend})")
-            for line in tally.lines(limit=None) if terminalreporter.verbosity > 0 else tally.lines():
-                terminalreporter.write_line(line)
-        if shortened := self._tally.count_shortened():
-            terminalreporter.write_line(
+        for experiment in tally.experiments.values() if terminal.verbosity >= 0 else ():
+            terminal.write_sep("=", f"experiment {experiment.name} ({options.backend})")
+            for line in experiment.lines(limit=None) if terminal.verbosity > 0 else experiment.lines():
+                terminal.write_line(line)
+        if shortened := tally.count_shortened():
+            terminal.write_line(
                 f"shortened to {options.max_steps} steps: {shortened}, criteria shown but not judged",
                 yellow=True,
             )
-
-
-def _word(report: pytest.TestReport) -> str:
-    if hasattr(report, "wasxfail"):
-        return "xfailed" if report.skipped else "xpassed"
-    return report.outcome

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+import pytest
+
 from pytest_alchemy.facts import CaseFacts, ToldCheck
 from pytest_alchemy.outcome import Reason
 from pytest_alchemy.verdict import Verdict
@@ -119,6 +121,25 @@ class Tally:
 
     def __init__(self) -> None:
         self.experiments: dict[str, ExperimentTally] = {}
+        self._facts: dict[str, CaseFacts] = {}
+        """What the last report of a case said, by node id."""
+        self._outcomes: dict[str, str] = {}
+
+    def take(self, report: pytest.TestReport) -> None:
+        """Take in a report, if it is one of a case; the last one of a case completes its row."""
+        node = report.nodeid
+        facts = CaseFacts.of(report.user_properties)
+        if facts is None:
+            if node in self._facts and report.failed:  # its pytest-xdist worker died, so no report of its own
+                self.add(self._facts[node], node, "failed")
+            return
+        self._facts[node] = facts
+        if report.when == "setup" and not report.passed:
+            self._outcomes[node] = "error" if report.failed else _word(report)
+        elif report.when == "call":
+            self._outcomes[node] = _word(report)
+        if report.when == "teardown" and (report.failed or node in self._outcomes):
+            self.add(facts, node, "error" if report.failed else self._outcomes[node])
 
     def add(self, facts: CaseFacts, node: str, outcome: str) -> None:
         """Take in the end of one case."""
@@ -141,3 +162,9 @@ class Tally:
     def _rows(self) -> Iterator[CaseRow]:
         for tally in self.experiments.values():
             yield from tally.rows.values()
+
+
+def _word(report: pytest.TestReport) -> str:
+    if hasattr(report, "wasxfail"):
+        return "xfailed" if report.skipped else "xpassed"
+    return report.outcome
