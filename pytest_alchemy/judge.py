@@ -42,7 +42,7 @@ class CaseVerdict:
 def judge_case(criteria: Sequence[Criterion], result: Result, *, shortened: bool) -> CaseVerdict:
     """Judge a completed run by the last `log_eval`."""
     evaluation = result.evaluation
-    checks = judge(criteria, evaluation.metrics if evaluation else None)
+    checks = judge(criteria, evaluation.metrics if evaluation else None, result.metrics)
     return CaseVerdict(_verdict(checks, shortened=shortened), checks, _stale_step(evaluation, result))
 
 

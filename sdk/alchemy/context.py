@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from alchemy import params as parameters
@@ -66,7 +67,7 @@ class Context:
         """
         position = position or Position()
         vars(self).update(
-            params=params,
+            params=MappingProxyType(dict(params)),
             total_steps=total_steps,
             _eval_every=eval_every or total_steps,
             _position=position,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -125,6 +125,8 @@ class Check:
             case Status.MISSED:
                 return f"{metric} {self.shown}, {wanted}{self._by_how_much()}"
             case Status.MISSING:
+                if self.note == _BY_LOG_ONLY:
+                    return f"{metric} {_BY_LOG_ONLY}, {wanted}"
                 return f"{metric} was never logged, {wanted}{self.note and f' ({self.note})'}"
             case Status.NOT_A_NUMBER:
                 return f"{metric} is not a number but {self.note}, {wanted}"
@@ -181,14 +183,26 @@ def parse(metric: object, text: object) -> Criterion:
     return Criterion(metric, Op.WITHIN, lower, upper, f"{found[1]}..{found[2]}")
 
 
-def judge(criteria: Iterable[Criterion], metrics: Mapping[str, Any] | None) -> tuple[Check, ...]:
-    """Hold each criterion against the metrics of an evaluation; None if there was no evaluation."""
-    return tuple(_check(criterion, metrics or {}) for criterion in criteria)
+_BY_LOG_ONLY = "was logged by ctx.log, but not by the last log_eval"
 
 
-def _check(criterion: Criterion, metrics: Mapping[str, Any]) -> Check:
+def judge(
+    criteria: Iterable[Criterion], metrics: Mapping[str, Any] | None, logged: Collection[str] = ()
+) -> tuple[Check, ...]:
+    """Hold each criterion against the metrics of an evaluation.
+
+    Args:
+        criteria: What to check.
+        metrics: Of the last evaluation; None if there was none.
+        logged: Names of metrics that `ctx.log` had: criteria don't read it, but a mistake shows there.
+    """
+    return tuple(_check(criterion, metrics or {}, logged) for criterion in criteria)
+
+
+def _check(criterion: Criterion, metrics: Mapping[str, Any], logged: Collection[str]) -> Check:
     if criterion.metric not in metrics:
-        return Check(criterion, None, Status.MISSING, _similar(criterion.metric, metrics))
+        note = _BY_LOG_ONLY if criterion.metric in logged else _similar(criterion.metric, metrics)
+        return Check(criterion, None, Status.MISSING, note)
     measured = metrics[criterion.metric]
     value = _number(measured)
     if value is None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -124,6 +126,18 @@ class _Execution:
         self._seed()
         started = self._clock()
         try:
+            return self._call(task, started)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            if self._result is None:  # a handler of a second signal raised on the way to recording the first
+                with suppress(InfrastructureError):
+                    self._conclude(started, error)
+            raise
+
+    def _call(self, task: Task, started: float) -> Any:
+        __tracebackhide__ = True
+        try:
             with _executing():
                 returned = task.fn(self._context)
         except KeyboardInterrupt:
@@ -144,6 +158,11 @@ class _Execution:
     def _conclude(self, started: float, error: BaseException | None) -> None:
         __tracebackhide__ = True
         duration_s = self._clock() - started
+        with _undisturbed():
+            self._record_result(duration_s, error)
+
+    def _record_result(self, duration_s: float, error: BaseException | None) -> None:
+        __tracebackhide__ = True
         self._result = Result(
             steps=self._finished_steps(has_returned=error is None),
             total_steps=self._total,
@@ -160,6 +179,27 @@ class _Execution:
         if position.exhausted:
             return self._total
         return position.step + (1 if position.begun and has_returned else 0)
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Put off handlers of the user's while a result is written: one that raises would lose it.
+
+    A job that is told to leave is told twice, by Slurm, which signals every process, and by its supervisor.
+    """
+    caught: list[int] = []
+    before: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+            if callable(signal.getsignal(number)):
+                before[number] = signal.signal(number, lambda signum, _frame: caught.append(signum))
+    try:
+        yield
+    finally:
+        for replaced, handler in before.items():
+            signal.signal(replaced, handler)
+        for signum in dict.fromkeys(caught):
+            signal.raise_signal(signum)
 
 
 def _do_nothing() -> None:

@@ -5,10 +5,12 @@ Only libraries that are loaded are touched; numpy and torch are never imported f
 
 from __future__ import annotations
 
+import os
 import random
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 __all__ = ["Seeder", "preserved"]
@@ -43,9 +45,9 @@ class Seeder:
 def preserved() -> Iterator[None]:
     """Put back, after a case, what it may have changed for the next one in this process.
 
-    That is the states of the random number generators, and torch's thread count, default dtype, gradient
-    mode, matmul precision and flags for deterministic algorithms and cuDNN. What a library loaded meanwhile
-    began with isn't known, and stays as the case left it.
+    That is the working directory, the states of the random number generators, and torch's thread count,
+    default dtype and device, gradient mode, matmul precision and flags for deterministic algorithms and
+    cuDNN. What a library loaded meanwhile began with isn't known, and stays as the case left it.
     """
     restore = [*_saved_python(), *_saved_numpy(), *_saved_torch()]
     try:
@@ -71,8 +73,9 @@ _SEEDERS: dict[str, Callable[[Any, int], None]] = {
 
 
 def _saved_python() -> Iterator[Callable[[], object]]:
-    state = random.getstate()
+    state, directory = random.getstate(), Path.cwd()
     yield lambda: random.setstate(state)
+    yield lambda: os.chdir(directory)
 
 
 def _saved_numpy() -> Iterator[Callable[[], object]]:
@@ -92,11 +95,32 @@ def _saved_torch() -> Iterator[Callable[[], object]]:
     gradients, precision = torch.is_grad_enabled(), torch.get_float32_matmul_precision()
     yield lambda: torch.set_grad_enabled(gradients)
     yield lambda: torch.set_float32_matmul_precision(precision)
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    yield lambda: torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+    deterministic = _deterministic(torch)
+    yield lambda: _set_deterministic(torch, *deterministic)
+    device = torch.get_default_device()
+    yield lambda: _set_device(torch, device)
     yield lambda: _set_threads(torch, threads)
     yield from _saved_cuda(torch)
+
+
+def _deterministic(torch: Any) -> tuple[bool, bool]:
+    return (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+
+
+def _set_deterministic(torch: Any, enabled: bool, warn_only: bool) -> None:
+    if _deterministic(torch) != (
+        enabled,
+        warn_only,
+    ):  # setting it loads torch's compiler, which takes a second
+        torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
+
+
+def _set_device(torch: Any, device: Any) -> None:
+    if torch.get_default_device() != device:  # setting one slows every call that makes a tensor
+        torch.set_default_device(None if device.type == "cpu" else device)
 
 
 def _set_threads(torch: Any, count: int) -> None:

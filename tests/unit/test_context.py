@@ -112,7 +112,7 @@ def test_a_tensor_on_a_gpu_is_copied_there_and_read_later() -> None:
     notes = Notes()
     ctx = make_context(recorder=notes)
     loss = torch.tensor(1.0, device="cuda")
-    with torch.cuda.stream(torch.cuda.Stream()):
+    with torch.cuda.stream(torch.cuda.Stream()):  # type: ignore[no-untyped-call]
         ctx.log(loss=loss)
         loss += 1
     assert isinstance(notes.rows[0][1]["loss"], PendingScalar)
@@ -182,3 +182,10 @@ def test_attributes_of_ones_own_are_free_and_ours_are_taken() -> None:
             setattr(ctx, name, 1)
     with pytest.raises(AttributeError, match=r"optimizer"):
         _ = ctx.optimizer
+
+
+def test_parameters_are_for_reading() -> None:
+    ctx = make_context(params={"lr": 0.1})
+    with pytest.raises(TypeError):
+        ctx.params["lr"] = 5.0  # type: ignore[index]
+    assert ctx.param("lr") == 0.1

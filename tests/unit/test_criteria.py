@@ -200,3 +200,11 @@ def test_the_printed_value_lies_in_a_range_exactly_if_the_value_does(
 def test_checks_come_in_the_order_of_the_criteria() -> None:
     criteria = parse_criteria({"b": "> 1", "a": "> 1"})
     assert [each.criterion.metric for each in judge(criteria, {"a": 2, "b": 0})] == ["b", "a"]
+
+
+def test_a_metric_that_only_log_had_is_told_apart_from_one_that_nothing_had() -> None:
+    criterion = parse("loss", "< 1")
+    assert judge([criterion], {}, {"loss"})[0].sentence() == (
+        "loss was logged by ctx.log, but not by the last log_eval, wanted < 1"
+    )
+    assert judge([criterion], {}, {"other"})[0].sentence().startswith("loss was never logged, wanted < 1")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -231,3 +232,27 @@ def test_a_job_without_an_attempt_is_told_what_to_do(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv(agent.TASK_ID, "run-1")
     with pytest.raises(ConfigurationError, match=r"ALCHEMY_JOB_DIR.*alchemy_agent\.py --"):
         task_of(stop_early)()
+
+
+def test_being_told_to_leave_twice_loses_no_result(attempt: agent.AttemptDir) -> None:
+    """Slurm signals every process of a job, and the supervisor passes its own signal on."""
+
+    def train(ctx: Context) -> None:
+        ctx.log_eval(acc=1.0)
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))
+        signal.raise_signal(signal.SIGTERM)
+
+    class Twice(FileRecorder):
+        def last_metrics(self) -> dict[str, float]:
+            signal.raise_signal(signal.SIGTERM)  # arrives while the first one is being recorded
+            return super().last_metrics()
+
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit):
+            run(train, Twice(attempt, "i"))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    result = record(attempt.result)
+    assert result["error"]["type"] == "builtins.SystemExit"
+    assert result["evaluation"]["metrics"] == {"acc": 1.0}

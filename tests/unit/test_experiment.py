@@ -221,13 +221,18 @@ def binary(ctx: Any, other: Any) -> None: ...
         (nullary, "nullary() must take one argument, the context"),
         (binary, "binary() must take one argument, the context"),
         (3, "belongs on a function, not on 3"),
-        (declare().task(work, total_steps=1), "is a task already"),
         (lambda ctx: ctx, "set it by @exp.task(name=...)"),
     ],
 )
 def test_a_function_that_could_not_run_as_a_task_is_refused(function: Any, message: str) -> None:
     with pytest.raises(al.ConfigurationError, match=re.escape(message)):
         declare().task(function, total_steps=1)
+
+
+def test_a_task_is_no_function_to_make_a_task_of() -> None:
+    task = declare().task(work, total_steps=1)
+    with pytest.raises(al.ConfigurationError, match="is a task already"):
+        declare().task(task, total_steps=1)
 
 
 def test_declaring_loads_neither_pytest_nor_anything_heavy() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -103,3 +105,12 @@ def test_a_case_leaves_generators_and_settings_as_they_were() -> None:
             raise KeyError
         assert settings() == before
         assert draw() == expected
+
+
+def test_the_working_directory_and_torchs_device_come_back(tmp_path: Path) -> None:
+    here = Path.cwd()
+    with preserved():
+        os.chdir(tmp_path)
+        torch.set_default_device("meta")
+    assert Path.cwd() == here
+    assert torch.rand(1).device.type == "cpu"
