@@ -22,6 +22,7 @@ from alchemy.errors import ConfigurationError
 from pytest_alchemy.case import CaseItem
 from pytest_alchemy.events import Finished, Notice
 from pytest_alchemy.live import Live
+from pytest_alchemy.outcome import Reason
 from pytest_alchemy.signals import ctrl_c_sets_flag
 
 if TYPE_CHECKING:
@@ -156,7 +157,8 @@ class Dispatcher:
             if isinstance(event, Finished):
                 item = self._waiting.pop(event.run)
                 item.outcome = event.outcome
-                item.ihook.pytest_runtest_protocol(item=item, nextitem=None)
+                if event.outcome.reason is not Reason.CANCELLED:  # by our leaving, before it was submitted
+                    item.ihook.pytest_runtest_protocol(item=item, nextitem=None)
 
     def _say_notices(self) -> None:
         for event in self._news(None):
