@@ -27,7 +27,6 @@ _REFUSED_MARKS = {
 class ExperimentModule(pytest.Module):
     """A Python file that declares an experiment; ordinary tests in it are collected as usual."""
 
-    is_experiment_module = True
     made: set[int]
     """The tasks, by identity, of which there are items already."""
 

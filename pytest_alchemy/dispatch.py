@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 __all__ = ["prepare"]
 
 
-def prepare(session: pytest.Session, summary: Summary | None) -> None:
-    """Get ready to run cases, if any were collected; `summary` is None in a worker of pytest-xdist.
+def prepare(session: pytest.Session, summary: Summary) -> None:
+    """Get ready to run cases, if any were collected; never called in a worker of pytest-xdist.
 
     Raises:
         pytest.UsageError: The backend can't work as it is set up.
     """
-    if summary is None or "pytest_alchemy.case" not in sys.modules or session.config.option.collectonly:
+    if "pytest_alchemy.case" not in sys.modules or session.config.option.collectonly:
         return
     from pytest_alchemy.case import CaseItem
 

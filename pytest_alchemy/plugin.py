@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_alchemy import discovery, dispatch, hooks, options
-from pytest_alchemy.summary import Summary
+from pytest_alchemy import discovery, hooks, options
 
 if TYPE_CHECKING:
     from pytest_alchemy.backends import Backend, BackendFactory
+    from pytest_alchemy.summary import Summary
 
-_SUMMARY = pytest.StashKey[Summary]()
+_SUMMARY = pytest.StashKey["Summary"]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -54,17 +54,25 @@ def pytest_configure(config: pytest.Config) -> None:
 
         parallel.configure_worker(config)
         return
-    config.stash[_SUMMARY] = summary = Summary(config)
-    config.pluginmanager.register(summary, "alchemy-summary")
     is_remote = _is_remote(config)
     if config.getoption("numprocesses", None):
         from pytest_alchemy import parallel
 
-        parallel.configure_controller(config, summary, is_remote=is_remote)
+        parallel.configure_controller(config, _summary(config), is_remote=is_remote)
     if config.getoption("xmlpath", None):
         from pytest_alchemy.junit import JUnit
 
         config.pluginmanager.register(JUnit(config), "alchemy-junit")
+
+
+def _summary(config: pytest.Config) -> Summary:
+    """Return the session's summary, registered when something is to be summed up, or may be by workers."""
+    if _SUMMARY not in config.stash:
+        from pytest_alchemy.summary import Summary
+
+        config.stash[_SUMMARY] = Summary(config)
+        config.pluginmanager.register(config.stash[_SUMMARY], "alchemy-summary")
+    return config.stash[_SUMMARY]
 
 
 def _is_worker(config: pytest.Config) -> bool:
@@ -115,21 +123,15 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
 def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
     if not discovery.is_experiment(parent.config, module_path):
         return None
-    from pytest_alchemy import reports
+    from pytest_alchemy import case_hooks
     from pytest_alchemy.collect import ExperimentModule
 
-    if not parent.config.pluginmanager.is_registered(reports):
-        parent.config.pluginmanager.register(reports, "alchemy-reports")
+    if not parent.config.pluginmanager.is_registered(case_hooks):
+        parent.config.pluginmanager.register(case_hooks, "alchemy-cases")
+        if not _is_worker(parent.config):
+            _summary(parent.config)
     module: ExperimentModule = ExperimentModule.from_parent(parent, path=module_path)
     return module
-
-
-def pytest_pycollect_makeitem(collector: Any, obj: object) -> Any:
-    if getattr(collector, "is_experiment_module", False):
-        from pytest_alchemy.collect import make_items
-
-        return make_items(collector, obj)
-    return None
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -154,7 +156,15 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    dispatch.prepare(session, session.config.stash.get(_SUMMARY, None))
+    if _SUMMARY in session.config.stash:
+        from pytest_alchemy import dispatch
+
+        dispatch.prepare(session, session.config.stash[_SUMMARY])
+
+
+def pytest_report_collectionfinish(config: pytest.Config) -> str | None:
+    """Name a parameter in `-k` that no case has."""
+    return config.stash.get(options.UNKNOWN_NAMES, None)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

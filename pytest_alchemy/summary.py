@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_alchemy.exits import DETACHED, INFRASTRUCTURE
-from pytest_alchemy.options import UNKNOWN_NAMES, read_options
+from pytest_alchemy.options import read_options
 
 if TYPE_CHECKING:
     from pytest_alchemy.loop import Dispatcher
@@ -25,7 +25,7 @@ class Summary:
         """None until a case is reported: most sessions have none."""
         self.dispatcher: Dispatcher | None = None
         self.unknown_names = ""
-        """What a worker has to say about names in `-k`; in this process the stash has it."""
+        """What a worker has to say about names in `-k`; of this process the plugin says it."""
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take in the report of a case; one of an ordinary test costs a look at its properties."""
@@ -46,10 +46,6 @@ class Summary:
         finished = session.exitstatus in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED}
         if finished and self._tally and self._tally.has_lost_runs():
             session.exitstatus = INFRASTRUCTURE
-
-    def pytest_report_collectionfinish(self, config: pytest.Config) -> str | None:
-        """Name a parameter in `-k` that no case has."""
-        return config.stash.get(UNKNOWN_NAMES, None)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Print a table per experiment; that runs were shortened is said even where little is."""

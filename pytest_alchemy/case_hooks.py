@@ -1,4 +1,4 @@
-"""What a report of a case may say. Registered with the first experiment file."""
+"""Hooks that only sessions with experiments pay for: registered with the first experiment file."""
 
 from __future__ import annotations
 
@@ -7,6 +7,12 @@ from typing import Any
 import pytest
 
 from pytest_alchemy.case import CaseCrashed, CaseItem, CaseLost, CriteriaRefuted
+from pytest_alchemy.collect import ExperimentModule, make_items
+
+
+def pytest_pycollect_makeitem(collector: Any, obj: object) -> list[CaseItem] | None:
+    """Make the cases of a task."""
+    return make_items(collector, obj) if isinstance(collector, ExperimentModule) else None
 
 
 @pytest.hookimpl(tryfirst=True)  # before a skip could keep the case from saying what it is
