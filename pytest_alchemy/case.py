@@ -134,13 +134,15 @@ class CaseItem(pytest.Item):
         __tracebackhide__ = True
         outcome = self._execute() if self.outcome is None else self.outcome
         self._describe(outcome)
-        if outcome.exception is not None:
-            if outcome.reason is Reason.USER_ERROR:  # not pytest.skip
-                self._tell(Verdict.ERROR)
-            raise outcome.exception
+        exception = outcome.exception
         if outcome.result is None or outcome.result.error is not None:
-            self._tell(Verdict.ERROR)
-            raise CaseCrashed(judge.crash(outcome))
+            if outcome.reason is not Reason.CANCELLED:  # as by pytest.skip
+                self._tell(Verdict.CRASHED)
+            if exception is None or isinstance(exception, SystemExit):  # whose result says what to do instead
+                raise CaseCrashed(judge.crash(outcome))
+        if exception is not None:
+            raise exception
+        assert outcome.result is not None  # noqa: S101  for the type checker
         self._judge(outcome, outcome.result)
 
     def _execute(self) -> Outcome:

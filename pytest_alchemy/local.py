@@ -22,6 +22,7 @@ from alchemy.result import Result
 from alchemy.seeding import preserved
 from pytest_alchemy.options import read_options, read_resources
 from pytest_alchemy.outcome import Outcome, Reason
+from pytest_alchemy.profile import load_profile
 from pytest_alchemy.root import check_writable, make_root
 
 if TYPE_CHECKING:
@@ -38,10 +39,12 @@ def from_config(config: pytest.Config) -> LocalBackend:
     """Make the backend for this session.
 
     Raises:
-        ConfigurationError: A resource on the command line can't be meant.
+        ConfigurationError: A resource or cluster on the command line can't be meant.
     """
     options = read_options(config)
-    read_resources(options.resources)  # means nothing here, but a typing error shall not wait for the cluster
+    # Neither means anything here, but a typing error shall not wait for the cluster.
+    read_resources(options.resources)
+    load_profile(options.rootdir, config.getoption("alchemy_cluster"))
     return LocalBackend(options.default_root, options.session)
 
 

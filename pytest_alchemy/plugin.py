@@ -81,7 +81,8 @@ def _is_worker(config: pytest.Config) -> bool:
 
 def _is_remote(config: pytest.Config) -> bool:
     """Set up a backend that was asked for, now, so that a mistake in its settings is a usage error."""
-    if options.read_options(config).backend == "local":
+    told = config.getoption("alchemy_resource") or config.getoption("alchemy_cluster")
+    if options.read_options(config).backend == "local" and not told:
         return False
     from pytest_alchemy.session import Alchemy
 

@@ -32,12 +32,12 @@ class CaseRow:
         verdict = self.facts.get("verdict")
         late = self.facts.get("evaluated_after")
         words = self._words(verdict)
-        return f"{words} (evaluated after step {late})" if late and verdict != Verdict.ERROR else words
+        return f"{words} (evaluated after step {late})" if late else words
 
     def _words(self, verdict: str) -> str:
         if self.outcome == "skipped" or not verdict:
             return self.outcome
-        if verdict == Verdict.ERROR:
+        if verdict in {Verdict.CRASHED, Verdict.ERROR}:
             return self.facts.get("reason") or "error"
         if verdict == Verdict.REFUTED and self.outcome == "xfailed":
             return "refuted, as expected"

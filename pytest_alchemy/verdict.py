@@ -12,8 +12,10 @@ class Verdict(str, Enum):
 
     SUPPORTED = "SUPPORTED"
     REFUTED = "REFUTED"
+    CRASHED = "CRASHED"
+    """Neither: the user's code failed."""
     ERROR = "ERROR"
-    """Neither: the run crashed or the machinery failed."""
+    """Neither: the machinery failed."""
     SHORTENED = "SHORTENED"
     """Not judged: the run was shortened on purpose."""
     COMPLETED = "COMPLETED"

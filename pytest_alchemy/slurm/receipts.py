@@ -84,10 +84,14 @@ def _hint(root: str, conclusion: Conclusion, stderr: str) -> str:
 
 
 def _duration(state: RunState) -> float:
-    """Seconds the attempt ran: by its own monotonic clock, else between two readings of the node's clock."""
+    """Seconds the attempt ran: by a monotonic clock, else between two readings of the node's clock.
+
+    The supervisor measured the whole of it; where it was killed, the trainer has its own part.
+    """
     exit_record, start, beat = state.exit or {}, state.start or {}, state.beat or {}
-    if (measured := _number(exit_record, "duration_s")) is not None:
-        return max(0.0, measured)
+    for record in (exit_record, state.result or {}):
+        if (measured := _number(record, "duration_s")) is not None:
+            return max(0.0, measured)
     begun, last = _number(start, "time"), _number(exit_record, "time") or _number(beat, "time")
     return max(0.0, last - begun) if begun is not None and last is not None else 0.0
 

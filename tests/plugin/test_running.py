@@ -496,3 +496,21 @@ def test_coverage_sees_the_lines_of_a_task(project: Project) -> None:
     project.write("exp.py", one_case("value = 1; ctx.log_eval(x=value)"))
     result = project.run("-p", "pytest_cov", "--cov=exp", "exp.py")
     result.stdout.fnmatch_lines(["exp.py * 0 * 100%"])
+
+
+def test_a_typing_error_meant_for_the_cluster_is_told_here_too(scaling: Project) -> None:
+    for option, words in (
+        ("--alchemy-resource=gpu=1", "did you mean 'gpus'?"),
+        ("--alchemy-cluster=x", "pyproject.toml"),
+    ):
+        result = scaling.run("experiments", option)
+        assert result.ret == pytest.ExitCode.USAGE_ERROR
+        result.stderr.fnmatch_lines([f"ERROR: *{words}*"])
+
+
+def test_sys_exit_in_a_task_is_answered_with_what_to_do(project: Project) -> None:
+    project.write("exp.py", one_case("raise SystemExit(3)"))
+    result = project.run("exp.py", "--junitxml=r.xml")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["SystemExit: *return instead"])
+    assert "[[PROPERTY|alchemy.verdict=CRASHED]]" in (project.path / "r.xml").read_text()

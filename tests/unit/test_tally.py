@@ -53,7 +53,7 @@ def test_a_lost_run_is_called_by_its_reason() -> None:
 
 def test_a_crash_or_a_skip_is_no_lost_run() -> None:
     tally = Tally()
-    tally.add(facts("a=1", "ERROR", reason="user_error"), "f::a", "failed")
+    tally.add(facts("a=1", "CRASHED", reason="user_error"), "f::a", "failed")
     tally.add(facts("a=2", "", reason="cancelled"), "f::b", "skipped")
     assert not tally.has_lost_runs()
 
