@@ -129,7 +129,7 @@ def test_the_documents_name_every_key_of_a_profile() -> None:
     assert shown == {field.name for field in fields(Profile)} - {
         "name",
         "host",
-    }  # host: not until there is SSH
+    }  # no SSH yet
 
 
 @pytest.mark.parametrize("words", COMMANDS)
