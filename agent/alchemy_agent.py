@@ -12,11 +12,12 @@ Protocol, below the run root:
       heartbeat.json  progress.json   for people: rank 0 of the highest attempt
       commands/  ack/                 mailbox: drop `graceful_stop.json` here, read the answer there
       attempts/<k>-r<restarts>/       mkdir claims it; whoever finds it taken leaves
-        start.json exit.json result.json    by the node
+        start.json resume.json exit.json result.json    by the node
         close.json                          exclusively created by whoever concludes
         stdout.log stderr.log metrics.jsonl evals.jsonl
         claimed/                            commands this attempt took
         ranks/<r>/heartbeat.json progress.json handles.json
+      checkpoints/  pins/             the SDK's
 
 Every file has one writer, for ever. A record is a JSON object with `"v": 1`, written as a temporary
 file in the same directory and renamed, so it is there whole or not there. On a network file system a
@@ -58,23 +59,18 @@ Handler = Callable[["Command"], Any]
 PathLike = Union[str, "os.PathLike[str]"]
 
 WIRE_VERSION = 1
-HEARTBEAT_S = 15.0
-"""Seconds between heartbeats; readers wait for at least 90 s without news before they worry."""
-COMMAND_POLL_S = 1.0
-"""Seconds between two looks into `commands/`."""
-PROGRESS_S = 0.2
-"""Least seconds between two writes of `progress.json` through `report_progress`."""
-RATE_WINDOW_S = 30.0
-"""The rate is an average over the reports of the last so many seconds."""
-RECORD_BYTES = 1 << 20
-"""A larger record is not read."""
-COMMAND_BYTES = 64 << 10
-"""A larger command is refused."""
+HEARTBEAT_S = 15.0  # between heartbeats; readers wait for at least 90 s without news before they worry
+COMMAND_POLL_S = 1.0  # between two looks into `commands/`
+PROGRESS_S = 0.2  # at least, between two writes of `progress.json` through `report_progress`
+RATE_WINDOW_S = 30.0  # the rate is an average over the reports of so many seconds
+RECORD_BYTES = 1 << 20  # a larger record is not read
+COMMAND_BYTES = 64 << 10  # a larger command is refused
 
 TASK_ID = "ALCHEMY_TASK_ID"
 JOB_DIR = "ALCHEMY_JOB_DIR"
 ATTEMPT = "ALCHEMY_ATTEMPT"
 GRACEFUL_STOP = "graceful_stop"
+SAVE_CHECKPOINT = "save_checkpoint"
 
 
 # --- JSON: strict, so that every language reads what we write --------------------------------------
@@ -234,11 +230,7 @@ def _sync_directory(path: str) -> None:
 
 
 def make_directory(path: str) -> None:
-    """Make a directory and those above it that are missing, all private to their owner.
-
-    Raises:
-        OSError: One of them can't be made.
-    """
+    """Make a directory and those above it that are missing, private to their owner, or raise OSError."""
     if os.path.isdir(path):
         return
     if os.path.dirname(path) != path:
@@ -259,13 +251,12 @@ class RunDir:
     def __init__(self, path: PathLike) -> None:
         self.path = os.path.abspath(path)  # the training may change its working directory
         self.name = os.path.basename(self.path)
-        self.run_json = os.path.join(self.path, "run.json")
-        self.heartbeat = os.path.join(self.path, "heartbeat.json")
-        self.progress = os.path.join(self.path, "progress.json")
-        self.commands = os.path.join(self.path, "commands")
-        self.ack = os.path.join(self.path, "ack")
-        self.attempts = os.path.join(self.path, "attempts")
-        self.claims = os.path.join(self.path, "claims")
+        inside = functools.partial(os.path.join, self.path)
+        records = ("run.json", "heartbeat.json", "progress.json")
+        self.run_json, self.heartbeat, self.progress = map(inside, records)
+        self.commands, self.ack = inside("commands"), inside("ack")
+        self.attempts, self.claims = inside("attempts"), inside("claims")
+        self.checkpoints, self.pins = inside("checkpoints"), inside("pins")
 
     def attempt(self, name: str) -> AttemptDir:
         """Return the paths of the attempt called `name`, such as `1-r0`; ValueError if none can be."""
@@ -294,15 +285,16 @@ class AttemptDir:
         if not self.k:
             raise ValueError(f"{self.name!r} is not the name of an attempt; they look like '1-r0'")
         self.run_dir = RunDir(os.path.dirname(os.path.dirname(self.path)))
-        self.start = os.path.join(self.path, "start.json")
-        self.exit = os.path.join(self.path, "exit.json")
-        self.result = os.path.join(self.path, "result.json")
-        self.close = os.path.join(self.path, "close.json")
-        self.stdout = os.path.join(self.path, "stdout.log")
-        self.stderr = os.path.join(self.path, "stderr.log")
-        self.metrics = os.path.join(self.path, "metrics.jsonl")
-        self.evals = os.path.join(self.path, "evals.jsonl")
-        self.claimed = os.path.join(self.path, "claimed")
+        inside = functools.partial(os.path.join, self.path)
+        receipts = ("start.json", "exit.json", "result.json", "close.json", "resume.json")
+        self.start, self.exit, self.result, self.close, self.resume = map(inside, receipts)
+        self.stdout, self.stderr = inside("stdout.log"), inside("stderr.log")
+        self.metrics, self.evals = inside("metrics.jsonl"), inside("evals.jsonl")
+        self.claimed = inside("claimed")
+
+    def is_latest(self) -> bool:
+        """Return whether no later attempt of the run can be seen; OSError if none can be."""
+        return self.run_dir.attempt_names()[-1:] in ([], [self.name])
 
     def rank(self, rank: int) -> str:
         """Return the directory of one rank, where its heartbeat and progress lie."""
@@ -415,14 +407,18 @@ class _Observation:
             if self.seq == 1 or self.lost:
                 make_directory(os.path.dirname(self._own))
             write_record(self._own, record, durable=False)
-            if self._for_people and self._attempt.run_dir.attempt_names()[-1:] == [self._attempt.name]:
+            if self._for_people and self._attempt.is_latest():
                 write_record(self._for_people, record, durable=False)
         except OSError:
             self.lost += 1
 
 
 class Heartbeat(_Observation):
-    """Says every `interval_s` seconds that the process lives."""
+    """Says every `interval_s` seconds that the process lives.
+
+    A supervisor beats from a process of its own. The thread that `start` makes shares the training's
+    interpreter, so it is silent while one long call of C holds the GIL (a regular expression, an extension).
+    """
 
     _file = "heartbeat.json"
 
@@ -466,17 +462,23 @@ class Progress(_Observation):
         self._window: deque[tuple[float, int]] = deque(maxlen=256)
 
     def report(
-        self, step: int, total: int | None, metrics: Mapping[str, Any] | None, now_monotonic: float
+        self,
+        step: int,
+        total: int | None,
+        metrics: Mapping[str, Any] | None,
+        now_monotonic: float,
+        extra: Mapping[str, Any] | None = None,
     ) -> None:
-        """Write step, total, rate (steps per second, recent), ETA (seconds) and metrics, now.
+        """Write step, total, rate (steps per second, recent), ETA (seconds), metrics and `extra` fields, now.
 
-        `step` is the number of finished steps: 0 at the beginning, `total` at the end.
+        `step` is the number of finished steps: 0 at the beginning, `total` at the end. A training that goes
+        on from 5000 reports that first, lest it pass for the work of an instant.
         Metrics are numbers or what `float()` reads, such as a tensor of one element; others become None.
         """
         rate = self._rate(step, now_monotonic)
         eta = max(total - step, 0) / rate if rate and total is not None else None
         values = {str(name): _number(value) for name, value in (metrics or {}).items()}
-        self._write(step=step, total=total, rate=rate, eta_s=eta, metrics=values)
+        self._write(step=step, total=total, rate=rate, eta_s=eta, metrics=values, **(extra or {}))
 
     def _rate(self, step: int, now: float) -> float | None:
         window = self._window
@@ -501,6 +503,7 @@ def _number(value: Any) -> int | float | None:
 # --- Commands: a mailbox; each letter is taken once and answered -----------------------------------
 
 _BY_TOOL = re.compile(r"([0-9]{1,18})-([A-Za-z0-9][A-Za-z0-9._-]{0,99})\.json", re.ASCII)
+_TAKEN = re.compile(r"(.+)\.([0-9a-f]{8,})\.json", re.ASCII | re.DOTALL)
 _UNFIT = {
     errno.ELOOP: "it is a symbolic link",
     errno.ENXIO: "it is not a regular file",
@@ -510,7 +513,10 @@ _UNFIT = {
 
 
 class Command(NamedTuple):
-    """Something to do: `op` with `args`, absolute values and never changes relative to what is."""
+    """Something to do: `op` with `args`, absolute values and never changes relative to what is.
+
+    `id` is this one letter's, and stays so when a later attempt executes it again.
+    """
 
     op: str
     id: str
@@ -518,8 +524,14 @@ class Command(NamedTuple):
     file: str
 
 
-class _Refused(Exception):
-    """The letter will not be executed; the text says why."""
+class Refuse(Exception):
+    """Raised by a handler that won't execute a command and changed nothing; the text tells the sender why."""
+
+
+class _Opened(NamedTuple):
+    command: Command
+    why: str  # it is refused; "" if it isn't
+    unsettled: bytes | None  # what it holds, if that may still become something else
 
 
 class Mailbox:
@@ -535,73 +547,169 @@ class Mailbox:
         self._attempt, self._stop, self._step = attempt, stop, step
         self._directory, self._ack = attempt.run_dir.commands, attempt.run_dir.ack
         self._unfinished: dict[str, bytes] = {}  # empty or malformed letters, as the last poll found them
+        self._taken = itertools.count(1)
+        self._files: dict[str, str] = {}  # by id
+        self._told: dict[str, str] = {}  # outcome by id, as earlier attempts told it
+        self._unsent: deque[tuple[str, Record]] = deque()  # answers to which files
 
     def poll(self, handlers: Mapping[str, Handler], leave: Container[str] = ()) -> list[Command]:
         """Take the letters that lie there, execute and acknowledge each; return the commands among them.
 
         By hand (`<op>.json`) comes first, then by tool (`<seq>-<id>.json`) in order of seq. Ops in
-        `leave` are another process's. What can't be read now is read later: no OSError.
+        `leave` are another process's, and all of them a later attempt's. What can't be read now is read
+        later: no OSError.
         """
+        with contextlib.suppress(OSError):
+            self._send()
         commands = []
         for name in self._names():
-            try:
-                command = self._examine(name)
-            except _Refused as refusal:
-                if self._take(name):
-                    self._answer(_unopened(name), "refused", str(refusal))
+            opened = self._examine(name)
+            if opened is None or (not opened.why and opened.command.op in leave):
                 continue
-            if command is None or command.op in leave or not self._take(name):
-                continue
+            unique = self._take(name, opened.command.file)
             # The same letter sent again, because its answer was late: the answer stands.
-            if _BY_TOOL.fullmatch(name) and os.path.lexists(os.path.join(self._ack, name)):
+            if not unique or (_BY_TOOL.fullmatch(name) and os.path.lexists(os.path.join(self._ack, name))):
                 continue
-            self._execute(command, handlers.get(command.op))
-            commands.append(command)
+            command = self._admit(opened, unique)
+            if command is not None:
+                self._execute(command, handlers.get(command.op))
+                commands.append(command)
         return commands
+
+    def recover(
+        self,
+        attempts: Iterable[AttemptDir],
+        applied: Container[str],
+        handlers: Mapping[str, Handler],
+        own: Container[str] = (GRACEFUL_STOP, SAVE_CHECKPOINT),
+    ) -> list[Command]:
+        """Settle what earlier attempts took, before this one's first step and poll; return what was executed.
+
+        An answer that is there stands, the only one. What was refused or failed stays so. An op in `own`
+        concerned only the attempt that took it: `void`. Anything else that is not in `applied` is executed,
+        again if need be, as what it changed was lost with that attempt.
+
+        Args:
+            attempts: Those whose work this one continues, oldest first; they have ended.
+            applied: Ids of the commands whose effects are in the state that was restored.
+            handlers: As for `poll`.
+            own: Ops that are not executed for another attempt.
+
+        Raises:
+            OSError: A letter or an answer can't be read now; nothing was executed.
+        """
+        letters = [(attempt.name, *letter) for attempt in attempts for letter in self._taken_by(attempt)]
+        for file in {opened.command.file for _, opened, _ in letters}:
+            self._told.update(self._answers_to(file))
+        again = []
+        for taker, opened, unique in letters:
+            command = self._admit(opened, unique)
+            if command is None:
+                continue
+            told = self._told.get(command.id)
+            if command.id in applied:
+                self._answer(command, "applied", f"attempt {taker} did it, and a checkpoint holds it")
+            elif command.op in own and told is None:
+                self._answer(command, "void", f"attempt {taker} took it and ended before it answered")
+            elif command.op not in own and told in (None, "applied"):
+                self._execute(command, handlers.get(command.op))
+                again.append(command)
+        return again
 
     def _names(self) -> list[str]:
         try:
             names = [n for n in os.listdir(self._directory) if n.endswith(".json") and n[0] != "."]
+            if names and not self._attempt.is_latest():
+                return []
         except OSError:
             return []
         self._unfinished = {name: data for name, data in self._unfinished.items() if name in names}
         return sorted(names, key=_place)
 
-    def _examine(self, name: str) -> Command | None:
+    def _examine(self, name: str) -> _Opened | None:
         """Open a letter; None if it isn't there (any more) or may still be being written."""
         try:
-            data = _read(os.path.join(self._directory, name), COMMAND_BYTES, self._check)
-        except OSError as error:
-            if error.errno in _UNFIT:
-                raise _Refused(_UNFIT[error.errno]) from None
+            opened = self._open(os.path.join(self._directory, name), name, self._attempt.name)
+        except OSError:
             return None
+        if opened.unsettled is not None and self._unfinished.get(name) != opened.unsettled:
+            self._unfinished[name] = opened.unsettled
+            return None
+        return opened
+
+    def _open(self, path: str, file: str, taker: str) -> _Opened:
+        """Read a letter that this attempt took or may take; OSError if it can't be read now."""
+        data = b""
         try:
-            return _parse(name, data)
+            data = _read(path, COMMAND_BYTES, self._check)
+            command = _parse(file, data, taker)
+        except Refuse as refusal:
+            return _Opened(_unopened(file), str(refusal), None)
         except ValueError as error:
-            if self._unfinished.get(name) != data:
-                self._unfinished[name] = data
-                return None
-            if not data and not _BY_TOOL.fullmatch(name):  # `touch commands/graceful_stop.json`
-                return _unopened(name)
-            raise _Refused(f"it can't be understood: {error}") from None
+            return _Opened(_unopened(file), f"it can't be understood: {error}", data)
+        except OSError as error:
+            if error.errno not in _UNFIT:
+                raise
+            return _Opened(_unopened(file), _UNFIT[error.errno], None)
+        return _Opened(command, "", None if data else data)  # `touch commands/graceful_stop.json`
 
     def _check(self, status: os.stat_result) -> None:
         if not stat.S_ISREG(status.st_mode):
-            raise _Refused(_UNFIT[errno.ENXIO])
+            raise Refuse(_UNFIT[errno.ENXIO])
         # Where a server maps user ids, our own files may seem to be somebody's, like the directory.
         if status.st_uid not in (os.geteuid(), os.stat(self._directory).st_uid):
-            raise _Refused(f"it belongs to user {status.st_uid}, the run to user {os.geteuid()}")
+            raise Refuse(f"it belongs to user {status.st_uid}, the run to user {os.geteuid()}")
 
-    def _take(self, name: str) -> bool:
-        """Move a letter to this attempt; False if another process was quicker."""
-        # A name that only we can have made, so that finding it proves that it was we who moved the letter.
-        target = os.path.join(self._attempt.claimed, f"{name[: -len('.json')]}.{os.urandom(4).hex()}.json")
+    def _take(self, name: str, file: str) -> str:
+        """Move a letter to this attempt; return its unique name there, "" if another process was quicker."""
+        # A name that only we can have made, so that finding it proves that it was we who moved the letter;
+        # such names sort in the order of taking.
+        unique = f"{next(self._taken):06x}{os.urandom(5).hex()}"
+        target = os.path.join(self._attempt.claimed, f"{file[: -len('.json')]}.{unique}.json")
         try:
             make_directory(self._attempt.claimed)
             os.rename(os.path.join(self._directory, name), target)
+            _sync_directory(self._attempt.claimed)  # after a power loss it must not lie there again
+            _sync_directory(self._directory)
         except OSError:
-            return os.path.lexists(target)  # on NFS an error doesn't prove that nothing was moved
-        return True
+            if not os.path.lexists(target):  # on NFS an error doesn't prove that nothing was moved
+                return ""
+        return unique
+
+    def _taken_by(self, attempt: AttemptDir) -> Iterator[tuple[_Opened, str]]:
+        """Yield the letters that an attempt took, with their unique names, in the order in which it did."""
+        try:
+            names = os.listdir(attempt.claimed)
+        except FileNotFoundError:
+            return
+        for match in sorted(filter(None, map(_TAKEN.fullmatch, names)), key=lambda match: match[2]):
+            path = os.path.join(attempt.claimed, match[0])
+            yield self._open(path, match[1] + ".json", attempt.name), match[2]
+
+    def _answers_to(self, file: str) -> Iterator[tuple[str, str]]:
+        """Yield id and outcome of each answer to a letter of this name."""
+        for path in _numbered(self._ack, file):
+            try:
+                answer = loads(_read(path, RECORD_BYTES))
+            except FileNotFoundError:
+                return
+            except ValueError:  # it is there, and will not be replaced
+                continue
+            yield str(answer.get("id")), str(answer.get("outcome"))
+
+    def _admit(self, opened: _Opened, unique: str) -> Command | None:
+        """Return the command of a letter that was taken, None if it is refused or was sent before."""
+        command, why, _ = opened
+        command = command._replace(id=command.id or unique)
+        first = self._files.setdefault(command.id, "")
+        if first == command.file:
+            return None
+        if first:
+            command, why = command._replace(id=unique), f"its id was used by {first}"
+        self._files[command.id] = command.file
+        if why:
+            self._answer(command, "refused", why)
+        return None if why else command
 
     def _execute(self, command: Command, handler: Handler | None) -> None:
         if handler is not None:
@@ -610,6 +718,8 @@ class Mailbox:
             except SystemExit:
                 self._answer(command, "applied", "the training ends")
                 raise
+            except Refuse as refusal:
+                self._answer(command, "refused", str(refusal))
             except Exception as error:  # noqa: BLE001 (a bug in a handler must not end the training)
                 self._answer(command, "failed", f"{type(error).__name__}: {error}")
         elif command.op == GRACEFUL_STOP:
@@ -619,16 +729,29 @@ class Mailbox:
             self._answer(command, "unsupported", f"the training announced no handler for {command.op!r}")
 
     def _answer(self, command: Command, outcome: str, why: str, result: Any = None) -> None:
+        told = self._told.get(command.id)
+        if told not in (None, outcome):
+            _warn(f"{command.file}, once {told}, is now {outcome}: {why}")
+        if told is not None:
+            return
         record: Record = {"id": command.id, "op": command.op, "outcome": outcome, "why": why}
         # The nonce keeps two equal answers within one tick of the clock from passing for one.
         record.update(step=self._step(), attempt=self._attempt.name, time=_now(), nonce=os.urandom(8).hex())
         with contextlib.suppress(TypeError, ValueError):  # no JSON, no result
             record.update(loads(dumps({"result": result} if result is not None else {})))
+        self._unsent.append((command.file, record))
         try:
-            make_directory(self._ack)
-            next(path for path in _numbered(self._ack, command.file) if create_record(path, record))
+            self._send()
         except OSError as error:
-            _warn(f"the answer to {command.file} ({outcome}) could not be written: {error}")
+            _warn(f"the answer to {command.file} ({outcome}) could not be written yet: {error}")
+
+    def _send(self) -> None:
+        while self._unsent:
+            file, record = self._unsent[0]
+            make_directory(self._ack)
+            places = (path for path in _numbered(self._ack, file) if not os.path.lexists(path))
+            any(create_record(path, record) for path in places)
+            self._unsent.popleft()
 
 
 def _place(name: str) -> tuple[int, str]:
@@ -637,26 +760,76 @@ def _place(name: str) -> tuple[int, str]:
 
 
 def _unopened(name: str) -> Command:
-    match, stem = _BY_TOOL.fullmatch(name), name[: -len(".json")]
-    return Command("", match[2], {}, name) if match else Command(stem, stem, {}, name)
+    """Return what a letter's name says; by hand, it has no id before it is taken."""
+    match = _BY_TOOL.fullmatch(name)
+    if match:
+        return Command("", match[2], {}, name)
+    stem = os.fsdecode(os.fsencode(name)[: -len(".json")][:100])  # there must be room for more in its names
+    return Command(stem, "", {}, stem + ".json")
 
 
-def _parse(name: str, data: bytes) -> Command:
-    """Read a letter; raises ValueError with the reason why it can't be a command."""
-    command, body = _unopened(name), loads(data)
-    if not _BY_TOOL.fullmatch(name):
-        return command._replace(args=body)
-    op, args = body.get("op"), body.get("args", {})
+def _parse(name: str, data: bytes, taker: str) -> Command:
+    """Read a letter; ValueError: why it can't be a command, Refuse: it is for another attempt."""
+    command = _unopened(name)
+    if not command.id:
+        return command._replace(args=loads(data or b"{}"))
+    body = loads(data)
+    op, args, attempt = body.get("op"), body.get("args", {}), body.get("attempt")
     if not isinstance(op, str) or not isinstance(args, dict):
         raise ValueError('wanted {"op": "name", "args": {...}}')  # noqa: TRY004 (the data is wrong, not the caller)
+    if attempt not in (None, taker):
+        raise Refuse(f"it is meant for attempt {attempt}, and this is {taker}")
     return command._replace(op=op, args=args)
 
 
 def _numbered(directory: str, name: str) -> Iterator[str]:
-    """Yield paths for the name x.json: x.json, x-2.json, x-3.json and so on."""
+    """Yield where answers may lie: x.json and, as letters by hand share a name, x-2.json, x-3.json ..."""
     yield os.path.join(directory, name)
-    for number in itertools.count(2):
+    for number in () if _BY_TOOL.fullmatch(name) else itertools.count(2):
         yield os.path.join(directory, f"{name[: -len('.json')]}-{number}.json")
+
+
+def send_command(run_dir: RunDir, op: str, args: Mapping[str, Any], attempt: str | None = None) -> str:
+    """Drop a letter for the training; return its file name, under which `read_ack` finds the answer.
+
+    `attempt` is the only one that may take it, such as `1-r0`; None: whichever there is. ValueError if the
+    command is too large, OSError if it could not be written durably.
+    """
+    letter = {"v": WIRE_VERSION, "op": op, "args": args, **({} if attempt is None else {"attempt": attempt})}
+    if len(dumps(letter)) > COMMAND_BYTES:
+        raise ValueError(f"the command {op!r} {_UNFIT[errno.EFBIG][3:]}")
+    make_directory(run_dir.commands)
+    number = 0
+    claimed = [run_dir.attempt(name).claimed for name in run_dir.attempt_names()]
+    for directory in (run_dir.commands, run_dir.ack, *claimed):
+        with contextlib.suppress(FileNotFoundError):
+            number = max([number, *(_place(name)[0] for name in os.listdir(directory))])
+    name = f"{min(number + 1, 10**18 - 1):08d}-{os.urandom(8).hex()}.json"
+    create_record(os.path.join(run_dir.commands, name), letter)
+    return name
+
+
+def read_ack(run_dir: RunDir, name: str) -> Record | None:
+    """Return what became of a letter, None as long as nobody answered: then it may be sent again as it is."""
+    return read_record(os.path.join(run_dir.ack, name))
+
+
+def announce(attempt: AttemptDir, ops: Iterable[str]) -> None:
+    """Say which ops a loop in this process executes: supervisor and `check_commands` leave them to it.
+
+    Best said before the supervisor looks first, a second after the start; no ops once the loop has ended.
+    """
+    _announced[attempt.path] = frozenset(ops)
+    _write_handles(attempt, ops)
+
+
+_announced: dict[str, frozenset[str]] = {}  # by attempt
+
+
+def _write_handles(attempt: AttemptDir, ops: Iterable[str]) -> None:
+    handles = os.path.join(attempt.rank(0), "handles.json")
+    make_directory(os.path.dirname(handles))
+    write_record(handles, {"ops": sorted(ops)}, durable=False)
 
 
 # --- Two lines in a training loop ------------------------------------------------------------------
@@ -696,9 +869,9 @@ class _Here:
         self.rank = int(rank) if rank.isdigit() else 0
         self._progress = Progress(attempt, os.urandom(16).hex(), self.rank)
         self._mailbox = Mailbox(attempt, lambda: os.kill(os.getpid(), signal.SIGTERM), lambda: self._step)
-        self._handles = os.path.join(attempt.rank(0), "handles.json")
+        self._attempt = attempt
         self._poll_s = _seconds("ALCHEMY_COMMAND_POLL_S", COMMAND_POLL_S)
-        self._announced: list[str] | None = None
+        self._ops: set[str] | None = None
         self._step: int | None = None
         self._reported = self._polled = -math.inf
 
@@ -712,26 +885,23 @@ class _Here:
     def check(self, handlers: Mapping[str, Handler], now: float) -> list[Command]:
         if self.rank or now - self._polled < self._poll_s:
             return []
-        self._polled, ops = now, sorted(handlers)
-        if ops != self._announced:  # so that the wrapper leaves these to us
-            self._announced = ops
+        leave = _announced.get(self._attempt.path, frozenset())
+        self._polled, ops = now, {*handlers, *leave}
+        if ops != self._ops:  # so that the wrapper leaves these to us
+            self._ops = ops
             with contextlib.suppress(OSError):
-                make_directory(os.path.dirname(self._handles))
-                write_record(self._handles, {"ops": ops}, durable=False)
-        return self._mailbox.poll(handlers)
+                _write_handles(self._attempt, ops)
+        return self._mailbox.poll(handlers, leave)
 
 
 def _here() -> _Here | None:
-    environ = os.environ.get
-    return (
-        _find_here(environ(TASK_ID, ""), environ(JOB_DIR, ""), environ(ATTEMPT, ""))
-        if environ(TASK_ID)
-        else None
-    )
+    return _find_here(*(os.environ.get(name, "") for name in (TASK_ID, JOB_DIR, ATTEMPT)))
 
 
 @functools.lru_cache
 def _find_here(task_id: str, job_dir: str, name: str) -> _Here | None:
+    if not task_id:
+        return None
     try:
         run = RunDir(job_dir or os.path.join(".alchemy", "jobs", task_id))
         attempt = run.attempt(name) if name else run.latest()
@@ -899,12 +1069,8 @@ def _arguments(argv: list[str]) -> tuple[str | None, float | None, list[str]]:
         usage="python alchemy_agent.py [--job-dir DIR] [--interval SECONDS] -- COMMAND [ARGUMENT ...]",
         description="Run a command; write its heartbeat and take commands for it in a run directory.",
     )
-    parser.add_argument(
-        "--job-dir", help="run directory (default: .alchemy/jobs/wrapped-<Slurm job id or uuid>)"
-    )
-    parser.add_argument(
-        "--interval", type=float, help=f"seconds between heartbeats (default: {HEARTBEAT_S:g})"
-    )
+    parser.add_argument("--job-dir", help="run directory (default: .alchemy/jobs/wrapped-<job id or uuid>)")
+    parser.add_argument("--interval", type=float, help=f"seconds between beats (default: {HEARTBEAT_S:g})")
     end = argv.index("--") if "--" in argv else len(argv)
     options, command = parser.parse_args(argv[:end]), argv[end + 1 :]
     if not command:
@@ -973,7 +1139,7 @@ def _python_path() -> str:
 
 # --- Scanner: the news of many runs at once ---------------------------------------------------------
 
-_ONCE = ("start", "exit", "result", "close")
+_ONCE = ("start", "resume", "exit", "result", "close")
 _MOVING = ("heartbeat", "progress")
 
 
@@ -987,9 +1153,9 @@ class Scanner:
     def poll(self, run_ids: Iterable[str]) -> dict[str, Record]:
         """Return the news since the last poll, by run; a run without news is missing.
 
-        Keys: `attempt` (a new highest one; all that was said before is void), `start`, `exit`, `result`,
-        `close` (once each), `heartbeat`, `progress` (when they moved), `problem` (this time the run could
-        not be read, which says nothing about the run). All of it is JSON.
+        Keys: `attempt` (a new highest one; all that was said before is void), `start`, `resume`, `exit`,
+        `result`, `close` (once each), `heartbeat`, `progress` (when they moved), `problem` (this time the run
+        could not be read, which says nothing about the run). All of it is JSON.
         """
         news: dict[str, Record] = {}
         for run in run_ids:

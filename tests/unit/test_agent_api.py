@@ -84,12 +84,26 @@ def test_handlers_are_announced_so_that_the_wrapper_leaves_them(attempt: agent.A
     assert record(Path(attempt.rank(0)) / "handles.json")["ops"] == ["save_checkpoint", "update_params"]
 
 
+def test_what_a_loop_announced_is_left_to_it_until_it_ends(attempt: agent.AttemptDir) -> None:
+    handles = Path(attempt.rank(0)) / "handles.json"
+    agent.announce(attempt, ["update_params"])
+    drop(attempt.run_dir, "update_params.json")
+    assert agent.check_commands({"save_checkpoint": print}) == []
+    assert record(handles)["ops"] == ["save_checkpoint", "update_params"]
+    agent.announce(attempt, ())
+    assert [command.op for command in agent.check_commands()] == ["update_params"]
+    assert record(handles)["ops"] == []
+
+
 def test_commands_are_returned_with_the_step_in_the_answer(attempt: agent.AttemptDir) -> None:
     drop(attempt.run_dir, "save_checkpoint.json", b'{"keep": true}')
     agent.report_progress(step=41)
-    assert agent.check_commands() == [
-        agent.Command("save_checkpoint", "save_checkpoint", {"keep": True}, "save_checkpoint.json")
-    ]
+    [command] = agent.check_commands()
+    assert (command.op, command.args, command.file) == (
+        "save_checkpoint",
+        {"keep": True},
+        "save_checkpoint.json",
+    )
     answer = record(Path(attempt.run_dir.ack) / "save_checkpoint.json")
     assert (answer["outcome"], answer["step"]) == ("unsupported", 41)
 

@@ -44,7 +44,10 @@ def test_a_name_that_no_attempt_has_is_refused(tmp_path: Path, name: str) -> Non
 def test_all_paths_of_a_run_lie_where_the_layout_says(tmp_path: Path) -> None:
     run_dir = agent.RunDir(tmp_path / "jobs" / "x")
     attempt = run_dir.attempt(agent.attempt_name(3, 1))
-    relative = {os.path.relpath(path, run_dir.path) for path in (*vars(run_dir).values(), attempt.rank(2))}
+    relative = {
+        os.path.relpath(path, run_dir.path)
+        for path in (*vars(run_dir).values(), attempt.rank(2), attempt.resume)
+    }
     assert "attempts/3-r1/ranks/2" in relative
     assert {
         "run.json",
@@ -53,6 +56,9 @@ def test_all_paths_of_a_run_lie_where_the_layout_says(tmp_path: Path) -> None:
         "commands",
         "ack",
         "claims",
+        "checkpoints",
+        "pins",
+        "attempts/3-r1/resume.json",
     } <= relative
     assert attempt.run_dir.path == run_dir.path
     assert [Path(p).name for p in (attempt.start, attempt.exit, attempt.result, attempt.close)] == [

@@ -53,13 +53,13 @@ def desk(tmp_path: Path) -> Desk:
 
 def test_a_handler_gets_the_command_and_its_answer_is_acknowledged(desk: Desk) -> None:
     drop(desk.run_dir, "update_params.json", b'{"lr": 0.1}')
-    taken = desk.poll({"update_params": lambda command: {"was": 0.2, "is": command.args["lr"]}})
-    assert taken == [agent.Command("update_params", "update_params", {"lr": 0.1}, "update_params.json")]
+    [taken] = desk.poll({"update_params": lambda command: {"was": 0.2, "is": command.args["lr"]}})
     answer = desk.answer("update_params.json")
+    assert taken == agent.Command("update_params", answer["id"], {"lr": 0.1}, "update_params.json")
     assert (answer["outcome"], answer["result"], answer["step"]) == ("applied", {"was": 0.2, "is": 0.1}, 7)
     assert (answer["op"], answer["attempt"]) == ("update_params", "1-r0")
     assert names(desk.commands) == []
-    assert [name.split(".")[0] for name in names(desk.attempt.claimed)] == ["update_params"]
+    assert names(desk.attempt.claimed) == [f"update_params.{answer['id']}.json"]
 
 
 def test_a_result_that_is_no_json_is_left_out(desk: Desk) -> None:
@@ -77,6 +77,16 @@ def test_a_handler_that_raises_fails_the_command_and_nothing_else(desk: Desk) ->
     assert len(desk.poll({"update_params": broken})) == 1
     answer = desk.answer("update_params.json")
     assert (answer["outcome"], answer["why"]) == ("failed", "KeyError: 'lr'")
+
+
+def test_a_handler_may_refuse_and_the_sender_reads_why(desk: Desk) -> None:
+    def strict(command: agent.Command) -> None:
+        raise agent.Refuse(f"lr must be below 1, not {command.args['lr']}")
+
+    drop(desk.run_dir, "update_params.json", b'{"lr": 3}')
+    desk.poll({"update_params": strict})
+    answer = desk.answer("update_params.json")
+    assert (answer["outcome"], answer["why"]) == ("refused", "lr must be below 1, not 3")
 
 
 def test_a_handler_that_ends_the_training_is_acknowledged_first(desk: Desk) -> None:
@@ -102,7 +112,8 @@ def test_letters_by_tools_are_taken_in_order_of_their_number(desk: Desk) -> None
         drop(desk.run_dir, name, b'{"op": "note", "args": {"from": "%s"}}' % name.encode())
     drop(desk.run_dir, "save_checkpoint.json")
     taken = desk.poll({"note": lambda _: None, "save_checkpoint": lambda _: None})
-    assert [command.id for command in taken] == ["save_checkpoint", "a", "b", "c"]
+    assert [command.file for command in taken[:1]] == ["save_checkpoint.json"]
+    assert [command.id for command in taken[1:]] == ["a", "b", "c"]
     assert desk.answer("10-c.json")["id"] == "c"
 
 
@@ -116,6 +127,16 @@ def test_a_letter_sent_twice_by_a_tool_is_executed_once(desk: Desk) -> None:
     assert names(desk.commands) == []
 
 
+def test_a_letter_that_another_process_answered_is_not_executed(desk: Desk) -> None:
+    drop(desk.run_dir, "1-abc.json", b'{"op": "note"}')
+    desk.poll()
+    answer = desk.answer("1-abc.json")
+    drop(desk.run_dir, "1-abc.json", b'{"op": "note"}')
+    assert agent.Mailbox(desk.attempt, desk.stop, lambda: 8).poll({"note": lambda _: None}) == []
+    assert desk.answer("1-abc.json") == answer
+    assert answer["outcome"] == "unsupported"
+
+
 def test_a_letter_dropped_by_hand_again_is_a_new_one(desk: Desk) -> None:
     calls: list[agent.Command] = []
     for _ in range(60):  # several within one tick of the clock, whose answers would else be the same bytes
@@ -125,6 +146,44 @@ def test_a_letter_dropped_by_hand_again_is_a_new_one(desk: Desk) -> None:
     later = {f"save_checkpoint-{number}.json" for number in range(2, 61)}
     assert set(desk.answers()) == {"save_checkpoint.json", *later}
     assert len({desk.answer(name)["nonce"] for name in desk.answers()}) == 60
+    assert {desk.answer(name)["id"] for name in desk.answers()} == {command.id for command in calls}
+
+
+@pytest.mark.parametrize("character", ["x", "\N{PILE OF POO}", "\udcff"])
+def test_a_letter_with_a_very_long_name_is_answered_under_a_shorter_one(desk: Desk, character: str) -> None:
+    name = os.fsdecode(os.fsencode(character * 250)[:248]) + ".json"
+    (desk.commands / name).write_text("{}")
+    [command] = desk.poll({})
+    assert len(os.fsencode(command.file)) == 105
+    assert desk.answer(command.file)["outcome"] == "unsupported"
+    assert names(desk.commands) == []
+
+
+def test_an_id_names_one_letter_only(desk: Desk) -> None:
+    calls: list[agent.Command] = []
+    for name in ("1-abc.json", "2-abc.json"):
+        drop(desk.run_dir, name, b'{"op": "note"}')
+    desk.poll({"note": calls.append})
+    assert [command.file for command in calls] == ["1-abc.json"]
+    assert desk.answer("2-abc.json")["why"] == "its id was used by 1-abc.json"
+    assert desk.answer("1-abc.json")["id"] == "abc" != desk.answer("2-abc.json")["id"]
+
+
+def test_a_letter_for_another_attempt_is_refused(desk: Desk) -> None:
+    drop(desk.run_dir, "1-a.json", b'{"v": 1, "op": "note", "attempt": "1-r0"}')
+    drop(desk.run_dir, "2-b.json", b'{"v": 1, "op": "note", "attempt": "1-r1"}')
+    assert [command.id for command in desk.poll({"note": lambda _: None})] == ["a"]
+    assert desk.answer("2-b.json")["outcome"] == "refused"
+    assert desk.answer("2-b.json")["why"] == "it is meant for attempt 1-r1, and this is 1-r0"
+
+
+def test_an_attempt_that_has_a_successor_leaves_all_letters_to_it(desk: Desk) -> None:
+    make_attempt(Path(desk.run_dir.path).parents[1], k=2)
+    drop(desk.run_dir, "graceful_stop.json")
+    drop(desk.run_dir, "1-a.json", b"nonsense")
+    assert desk.poll() == desk.poll() == []
+    assert names(desk.commands) == ["1-a.json", "graceful_stop.json"]
+    assert desk.answers() == []
 
 
 def test_an_empty_file_counts_once_it_has_stayed_empty(desk: Desk) -> None:
@@ -229,6 +288,20 @@ def test_an_answer_that_cannot_be_written_does_not_stop_the_training(
     assert len(desk.poll()) == 1
     assert desk.stops == 1
     assert "the answer to graceful_stop.json (applied) could not be written" in capsys.readouterr().err
+
+
+def test_an_answer_that_could_not_be_written_is_written_later_and_nothing_is_done_twice(desk: Desk) -> None:
+    calls: list[agent.Command] = []
+    ack = Path(desk.run_dir.ack)
+    ack.rmdir()
+    ack.write_text("in the way")
+    for _ in range(2):  # the sender, who got no answer, sends it again
+        drop(desk.run_dir, "1-abc.json", b'{"op": "note"}')
+        desk.poll({"note": calls.append})
+    ack.unlink()
+    desk.poll()
+    assert len(calls) == 1
+    assert desk.answers() == ["1-abc.json"]
 
 
 def test_of_two_readers_exactly_one_executes_each_letter(desk: Desk) -> None:

@@ -82,6 +82,35 @@ def test_rate_and_eta_come_from_recent_reports(tmp_path: Path) -> None:
     assert (rate, eta) == (10.0, 39.1)
 
 
+def test_a_training_that_goes_on_from_a_checkpoint_takes_no_credit_for_it(tmp_path: Path) -> None:
+    attempt = make_attempt(tmp_path)
+    progress = agent.Progress(attempt, "i")
+    said = []
+    for step, now in [(5000, 10.0), (5001, 12.0), (5002, 14.0)]:
+        progress.report(step, 6002, None, now)
+        said.append(record(attempt.run_dir.progress))
+    assert [(one["rate"], one["eta_s"]) for one in said] == [(None, None), (0.5, 2002.0), (0.5, 2000.0)]
+
+
+def test_a_pause_is_forgotten_with_the_window(tmp_path: Path) -> None:
+    attempt = make_attempt(tmp_path)
+    progress = agent.Progress(attempt, "i")
+    progress.report(0, 10_000, None, 0.0)
+    for second in range(1, 32):  # an hour later
+        progress.report(100 * second, 10_000, None, 3600.0 + second)
+    assert record(attempt.run_dir.progress)["rate"] == 100.0
+
+
+def test_further_fields_stand_beside_the_others_and_only_when_given(tmp_path: Path) -> None:
+    attempt = make_attempt(tmp_path)
+    progress = agent.Progress(attempt, "i")
+    progress.report(500, 1000, {}, 0.0, {"checkpoint": 499, "gpus": [{"utilization": 0.5}]})
+    said = record(attempt.run_dir.progress)
+    assert (said["step"], said["checkpoint"], said["gpus"]) == (500, 499, [{"utilization": 0.5}])
+    progress.report(501, 1000, {}, 1.0)
+    assert not {"checkpoint", "gpus"} & set(record(attempt.run_dir.progress))
+
+
 def test_the_step_is_the_number_of_finished_steps(tmp_path: Path) -> None:
     attempt = make_attempt(tmp_path)
     progress = agent.Progress(attempt, "i")

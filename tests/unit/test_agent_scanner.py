@@ -84,7 +84,7 @@ def test_a_beat_from_a_stale_cache_is_no_news(tmp_path: Path, incarnation: str, 
     assert scanner.poll(["run-1"])["run-1"]["heartbeat"]["incarnation"] == "j"
 
 
-@pytest.mark.parametrize("name", ["start", "exit", "result", "close"])
+@pytest.mark.parametrize("name", ["start", "resume", "exit", "result", "close"])
 @pytest.mark.parametrize("torn", [b"", b'{"v":1,"reas'])
 def test_a_torn_record_is_told_when_it_is_whole(tmp_path: Path, name: str, torn: bytes) -> None:
     attempt, scanner = make_attempt(tmp_path), agent.Scanner(tmp_path)

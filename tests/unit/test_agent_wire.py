@@ -45,7 +45,8 @@ def write_heartbeat(attempt: agent.AttemptDir) -> str:
 
 
 def write_progress(attempt: agent.AttemptDir) -> str:
-    agent.Progress(attempt, "i").report(1, 2, {"loss": 0.5, "grad_norm": 1.0, "note": None}, 1.0)
+    metrics = {"loss": 0.5, "grad_norm": 1.0, "note": None}
+    agent.Progress(attempt, "i").report(1, 2, metrics, 1.0, {"checkpoint": 0, "gpus": []})
     return attempt.run_dir.progress
 
 
@@ -53,6 +54,11 @@ def write_ack(attempt: agent.AttemptDir) -> str:
     drop(attempt.run_dir, "0007-7f1c.json", (GOLDEN / "command.json").read_bytes())
     agent.Mailbox(attempt, lambda: None, lambda: 120).poll({"update_params": lambda command: command.args})
     return f"{attempt.run_dir.ack}/0007-7f1c.json"
+
+
+def write_command(attempt: agent.AttemptDir) -> str:
+    name = agent.send_command(attempt.run_dir, "update_params", {"lr": 1}, "1-r0")
+    return f"{attempt.run_dir.commands}/{name}"
 
 
 WRITERS: Mapping[str, Callable[[agent.AttemptDir], str]] = {
@@ -63,6 +69,7 @@ WRITERS: Mapping[str, Callable[[agent.AttemptDir], str]] = {
     "heartbeat": write_heartbeat,
     "progress": write_progress,
     "ack": write_ack,
+    "command": write_command,
 }
 
 

@@ -274,7 +274,9 @@ def test_ops_the_training_handles_are_left_to_it_and_the_wrapper_answers_the_res
     attempt = run_dir.attempt("1-r0")
     eventually((Path(attempt.rank(0)) / "handles.json").exists)
     for number in range(20):
-        drop(run_dir, f"{number}-a.json", b'{"op": "update_params", "args": {"lr": %d}}' % (number + 1))
+        drop(
+            run_dir, f"{number}-a{number}.json", b'{"op": "update_params", "args": {"lr": %d}}' % (number + 1)
+        )
     drop(run_dir, "20-b.json", b'{"op": "save_checkpoint"}')
     drop(run_dir, "21-c.json", b'{"op": "update_params", "args": {"lr": 0}}')
     output, error = process.communicate(timeout=60)
@@ -285,7 +287,7 @@ def test_ops_the_training_handles_are_left_to_it_and_the_wrapper_answers_the_res
     applied = {
         name: answer["result"]["lr"] for name, answer in answers.items() if answer["outcome"] == "applied"
     }
-    assert applied == {**{f"{number}-a.json": number + 1 for number in range(20)}, "21-c.json": 0}
+    assert applied == {**{f"{number}-a{number}.json": number + 1 for number in range(20)}, "21-c.json": 0}
     assert answers.get("20-b.json", {"outcome": "unsupported"})["outcome"] == "unsupported"
     assert record(run_dir.progress)["metrics"]["lr"] > 0
     assert record(run_dir.heartbeat)["incarnation"] == record(attempt.start)["incarnation"]
