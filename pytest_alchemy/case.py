@@ -129,11 +129,14 @@ class CaseItem(pytest.Item):
         Raises:
             CriteriaRefuted: A criterion is not met.
             CaseCrashed: The user's code failed in a job; in this process its own exception propagates.
-            CaseLost: The run directory can't be written.
+            CaseLost: The run directory can't be written, or the training was stopped before its end.
         """
         __tracebackhide__ = True
         outcome = self._execute() if self.outcome is None else self.outcome
         self._describe(outcome)
+        if outcome.is_stopped:  # whatever Slurm calls it
+            self._tell(Verdict.ERROR)
+            raise CaseLost(judge.trouble(outcome))
         exception = outcome.exception
         if outcome.result is None or outcome.result.error is not None:
             if outcome.reason is not Reason.CANCELLED:  # as by pytest.skip

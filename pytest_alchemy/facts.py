@@ -10,15 +10,19 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from pytest_alchemy.outcome import tell_checkpoint
+
 if TYPE_CHECKING:
     from pathlib import Path
 
     from alchemy.experiment import Task
     from alchemy.matrix import Case
+    from alchemy.result import Result
     from pytest_alchemy.judge import CaseVerdict
     from pytest_alchemy.outcome import Outcome
 
 __all__ = [
+    "CHANGE",
     "DURATION",
     "EXPERIMENT",
     "LOG",
@@ -42,6 +46,8 @@ EXPERIMENT: Final = "alchemy.experiment"
 NODE: Final = "alchemy.node"
 LOG: Final = "alchemy.log"
 """May come several times."""
+CHANGE: Final = "alchemy.param_change"
+"""A live parameter that changed; may come several times."""
 DURATION: Final = "alchemy.duration_s"
 OF_SUITE: Final = "alchemy.suite."
 """Begins what concerns the experiment as a whole."""
@@ -105,6 +111,22 @@ def describe_outcome(outcome: Outcome) -> Iterator[Property]:
         evaluation = outcome.result.evaluation
         for name, value in (evaluation.metrics if evaluation else outcome.result.metrics).items():
             yield f"metric.{name}", repr(value) if math.isfinite(value) else str(value)
+        yield from _describe_history(outcome.result)
+
+
+def _describe_history(result: Result) -> Iterator[Property]:
+    """Yield what happened to a run on its way, none of it for one that ran through undisturbed."""
+    if result.stopped is not None:
+        yield "alchemy.stopped_by", result.stopped
+    if checkpoint := tell_checkpoint(result):
+        yield "alchemy.checkpoint", checkpoint
+    if result.resumed_from is not None:
+        yield "alchemy.resumed_from", str(result.resumed_from)
+    if result.inexact:
+        yield "alchemy.exact", f"no: {'; '.join(result.inexact)}"
+    for change in result.changes:
+        values = ", ".join(f"{name} = {value}" for name, value in (change.get("values") or {}).items())
+        yield CHANGE, f"step {change.get('step')}: {values} (command {change.get('id')})"
 
 
 def describe_verdict(verdict: CaseVerdict) -> Iterator[Property]:

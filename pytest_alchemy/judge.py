@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from alchemy.criteria import judge
+from pytest_alchemy.outcome import Reason, tell_checkpoint, tell_stop
 from pytest_alchemy.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -90,7 +91,15 @@ def crash(outcome: Outcome) -> str:
 
 
 def trouble(outcome: Outcome) -> str:
-    """Return the text of a case without a result: reason, evidence, what was printed, where to look."""
-    head = f"{outcome.reason.value}: {outcome.evidence or 'no further evidence'}"
+    """Return the text of a case with nothing to judge: reason, evidence, what was printed, where to look."""
+    evidence = outcome.evidence or "no further evidence"
+    lines = [f"{outcome.reason.value}: {evidence}"]
+    if outcome.result and outcome.is_stopped and outcome.reason is Reason.STOPPED:
+        lines = [f"{outcome.reason.value}: {tell_stop(outcome.result)}", *_saved(outcome.result)]
     tail = textwrap.indent((outcome.stderr or outcome.stdout).rstrip()[-_TAIL:], "    ")
-    return "\n".join([head, *([tail] if tail else []), "", *where(outcome)])
+    return "\n".join([*lines, *([tail] if tail else []), "", *where(outcome)])
+
+
+def _saved(result: Result) -> list[str]:
+    checkpoint = tell_checkpoint(result)
+    return [f"  checkpoint {checkpoint} is committed"] if checkpoint else []

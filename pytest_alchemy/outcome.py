@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from alchemy.result import Result
 
-__all__ = ["Outcome", "Reason"]
+__all__ = ["Outcome", "Reason", "tell_checkpoint", "tell_stop"]
 
 
 class Reason(str, Enum):
@@ -81,3 +81,21 @@ class Outcome:
     stderr: str = ""
     logs: tuple[Path, ...] = field(default=())
     """Files in which the whole output stands."""
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether it left in good order before its end, so that there is nothing to judge yet."""
+        return self.result is not None and self.result.status == "stopped"
+
+
+def tell_stop(result: Result) -> str:
+    """Say of a run that was asked to stop how far it came, who asked, and how it goes on."""
+    saved = result.checkpoint is not None
+    advice = "run the same command again to continue" if saved else "nothing was saved, so it will begin anew"
+    return f"after {result.steps} of {result.total_steps} steps by {result.stopped}; {advice}"
+
+
+def tell_checkpoint(result: Result) -> str:
+    """Name the last checkpoint, such as `1-r0/step-00001199`; empty if there is none."""
+    checkpoint = result.checkpoint
+    return f"{checkpoint.get('attempt')}/{checkpoint.get('name')}" if checkpoint else ""

@@ -25,9 +25,9 @@ else:
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["PATIENCE", "Profile", "effective", "load_profile"]
+__all__ = ["PATIENCE", "Profile", "effective", "load_profile", "read_minutes"]
 
-PATIENCE = ("grace_s", "vanish_s", "stall_s", "submit_s", "command_s", "lookup_s", "cancel_s")
+PATIENCE = ("grace_s", "vanish_s", "stall_s", "submit_s", "command_s", "lookup_s", "cancel_s", "warn_s")
 """The backend's `Knobs` that a site may set: they depend on its file system and its controller."""
 
 _MEBIBYTES = {"K": 1 / 1024, "M": 1.0, "G": 1024.0, "T": 1024.0**2}
@@ -168,7 +168,7 @@ def _line(value: object, where: str) -> str:
 def _amount(name: str, value: int | str) -> float:
     if isinstance(value, int):
         return value
-    return _mebibytes(value) if name == "mem" else _minutes(value)
+    return _mebibytes(value) if name == "mem" else read_minutes(value)
 
 
 def _mebibytes(mem: str) -> float:
@@ -177,8 +177,8 @@ def _mebibytes(mem: str) -> float:
     return number or float("inf")
 
 
-def _minutes(time: str) -> float:
-    """Read Slurm's forms: M, M:S, H:M:S, D-H, D-H:M, D-H:M:S; 0 and UNLIMITED are without end."""
+def read_minutes(time: str) -> float:
+    """Read a time limit: M, M:S, H:M:S, D-H, D-H:M or D-H:M:S; 0 and UNLIMITED are without end."""
     if time == "UNLIMITED":
         return float("inf")
     days, dash, rest = time.rpartition("-")

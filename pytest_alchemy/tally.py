@@ -84,7 +84,7 @@ def _table(rows: Sequence[CaseRow]) -> list[str]:
         [
             _label(row, several_tasks=several_tasks),
             *(_shown(each.get(metric)) for metric in wanted),
-            row.facts.get("steps"),
+            _steps(row.facts),
             _seconds(row.facts.get("duration_s")),
             row.words,
         ]
@@ -100,6 +100,15 @@ def _table(rows: Sequence[CaseRow]) -> list[str]:
 def _label(row: CaseRow, *, several_tasks: bool) -> str:
     task, case = row.facts.get("task"), row.facts.get("case")
     return f"{task}[{case}]" if case and several_tasks else case or task
+
+
+def _steps(facts: CaseFacts) -> str:
+    """Say how far it came and, if it was resumed, after how many steps: `2000/2000 (from 1200)`."""
+    resumed_from = facts.get("resumed_from")
+    if not resumed_from:
+        return facts.get("steps")
+    inexact = ", not exact" if facts.get("exact") else ""
+    return f"{facts.get('steps')} (from {int(resumed_from) + 1}{inexact})"
 
 
 def _shown(check: ToldCheck | None) -> str:

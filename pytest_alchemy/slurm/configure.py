@@ -31,6 +31,7 @@ def from_config(config: pytest.Config) -> SlurmBackend:
         command_line=read_resources(options.resources),
         session=options.session,
         max_jobs=options.max_jobs,
+        fresh=options.fresh,
         knobs=Knobs(**profile.patience),
     )
     return SlurmBackend(settings)

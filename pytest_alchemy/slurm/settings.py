@@ -42,6 +42,8 @@ class Knobs:
     """How long a submission without a clear answer is looked up by its name."""
     cancel_s: float = 30.0
     """How long `cancel` waits until scancel has answered."""
+    warn_s: float = 120.0
+    """How long before its time limit a job is told to save and stop, at most a quarter of that limit."""
     close_s: float = 10.0
     """How long `close` waits for a command under way."""
 
@@ -58,4 +60,6 @@ class SlurmSettings:
     """Id of this pytest session, part of each submission's name."""
     max_jobs: int | None = None
     """How many tasks of one array may run at a time."""
+    fresh: bool = False
+    """Whether runs start over where they could go on."""
     knobs: Knobs = field(default_factory=Knobs)

@@ -6,6 +6,7 @@ profile's setup lines, which are trusted; everything else travels as arguments.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ __all__ = [
     "sbatch_command",
     "script",
     "submission_key",
+    "warning_s",
 ]
 
 DEFAULT_MAX_ARRAY_SIZE = 1001
@@ -43,11 +45,23 @@ DEFAULT_MAX_ARRAY_SIZE = 1001
 
 _SCRIPT = """\
 #!/bin/bash
-# Written by pytest-alchemy. Arguments: PYTHON SDK_DIRECTORY SUBMISSION_DIRECTORY
+# Written by pytest-alchemy. Arguments: PYTHON SDK_DIRECTORY SUBMISSION_DIRECTORY [fresh]
 alchemy_python=$1 alchemy_sdk=$2 alchemy_submission=$3
+# The warning before the time limit is for the training; until it listens, a warning must not end the job.
+trap '' USR1
+if [ "${{4-}}" = fresh ]; then export ALCHEMY_FRESH=1; fi
 # A setup line such as `source activate` must not see our arguments.
-shift 3
-{setup}export PYTHONPATH="$alchemy_sdk${{PYTHONPATH:+:$PYTHONPATH}}"
+shift $#
+{setup}# When the time limit comes, in seconds since 1970. Before 23.02 Slurm says so only if it is asked.
+ALCHEMY_END_TIME=${{SLURM_JOB_END_TIME-}}
+if [ -z "$ALCHEMY_END_TIME" ] && [ -n "${{SLURM_JOB_ID-}}" ]; then
+    while read -r alchemy_job alchemy_end; do
+        if [ "$alchemy_job" = "$SLURM_JOB_ID" ]; then ALCHEMY_END_TIME=$alchemy_end; fi
+    done < <(env -u SLURM_CLUSTERS SLURM_TIME_FORMAT=%s \
+        timeout 5 squeue --noheader --jobs="$SLURM_JOB_ID" --format='%A %e' 2>/dev/null)
+fi
+export ALCHEMY_END_TIME
+export PYTHONPATH="$alchemy_sdk${{PYTHONPATH:+:$PYTHONPATH}}"
 exec "$alchemy_python" -m alchemy.job "$alchemy_submission"
 """
 
@@ -55,7 +69,7 @@ _OURS = frozenset(
     {
         "account", "array", "chdir", "cpus-per-task", "error", "gres", "help", "hold", "input", "job-name",
         "kill-on-invalid-dep", "mem", "nodes", "no-requeue", "open-mode", "output", "parsable", "partition",
-        "quiet", "test-only", "time", "usage", "verbose", "version", "wait", "wrap",
+        "quiet", "signal", "test-only", "time", "usage", "verbose", "version", "wait", "wrap",
     }
 )  # fmt: skip
 _AS_RESOURCE = {
@@ -68,6 +82,8 @@ _AS_RESOURCE = {
     "time": "time",
 }
 _OPTION = re.compile(r"--([a-z][a-z0-9-]+)(?:=([^\x00-\x1f\x7f]+))?")
+_LONGEST_WARNING_S = 65535
+"""More of it sbatch refuses."""
 _NOT_IN_A_PATH = re.compile(r"[\x00-\x1f\x7f\\:]")
 _JOB_ID = re.compile(r"(\d+)(?:;([A-Za-z0-9_.-]+))?")
 _MAX_ARRAY_SIZE = re.compile(r"^MaxArraySize\s*=\s*(\d+)", re.MULTILINE)
@@ -105,6 +121,10 @@ class Submission:
     python: str
     sdk: str
     """Directory of our staged SDK."""
+    warning_s: int | None = None
+    """How long before its time limit a job is warned."""
+    fresh: bool = False
+    """Whether the runs start over where they could go on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +156,20 @@ def submission_key(session: str, number: int, token: str) -> str:
     return f"al-{session}-{number}-{token}"
 
 
+def warning_s(wished_s: float, limit_min: float | None) -> int:
+    """Return how long before its time limit a job is warned: as wished, but at most a quarter of the limit.
+
+    Slurm looks at limits every half minute and warns up to a minute too early rather than too late, so a
+    short job would be warned as it starts.
+
+    Args:
+        wished_s: What the site wants, in seconds.
+        limit_min: The time limit in minutes; None where it is left to the site.
+    """
+    quarter_s = math.inf if limit_min is None else limit_min * 60 / 4
+    return max(1, math.floor(min(wished_s, quarter_s, _LONGEST_WARNING_S)))
+
+
 def script(setup: Iterable[str] = ()) -> bytes:
     """Return the batch script with the profile's trusted setup lines."""
     return _SCRIPT.format(setup="".join(f"{line}\n" for line in setup)).encode()
@@ -144,12 +178,15 @@ def script(setup: Iterable[str] = ()) -> bytes:
 def sbatch_command(submission: Submission) -> list[str]:
     """Return the arguments that submit; the script is `script.sh` in the submission's directory."""
     limit = f"%{submission.limit}" if submission.limit else ""
+    # To the batch shell only, which has become our supervisor and passes it on.
+    warning = [] if submission.warning_s is None else [f"--signal=B:USR1@{submission.warning_s}"]
     return [
         "sbatch",
         "--parsable",
         "--no-requeue",
         "--open-mode=append",
         "--kill-on-invalid-dep=yes",
+        *warning,
         f"--job-name={submission.key}",
         f"--chdir={submission.directory}",
         f"--output={output_path(submission.directory.replace('%', '%%'), '%a')}",
@@ -160,6 +197,7 @@ def sbatch_command(submission: Submission) -> list[str]:
         submission.python,
         submission.sdk,
         submission.directory,
+        *(["fresh"] if submission.fresh else []),
     ]
 
 
@@ -237,6 +275,8 @@ def check_option(option: str, where: str) -> str:
     if taken:
         key = _AS_RESOURCE.get(taken[0])
         advice = f"say it as resource {key!r}" if key else "pytest-alchemy sets it itself"
+        if taken[0] == "signal":
+            advice += ", how long before the time limit by warn_s of the profile's patience"
         raise ConfigurationError(f"{where}: {option!r} can't be an extra option of sbatch: {advice}")
     return option
 

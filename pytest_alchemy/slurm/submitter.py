@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from alchemy.errors import ConfigurationError
-from pytest_alchemy.profile import effective
+from pytest_alchemy.profile import effective, read_minutes
 from pytest_alchemy.slurm.receipts import run_directory
 from pytest_alchemy.slurm.staging import stage
 from pytest_alchemy.slurm.submission import (
@@ -28,6 +28,7 @@ from pytest_alchemy.slurm.submission import (
     sbatch_command,
     script,
     submission_key,
+    warning_s,
 )
 from pytest_alchemy.transport import TransportError
 
@@ -184,6 +185,7 @@ class Submitter:
             raise ConfigurationError(f"Slurm's commands can't be run: {error}") from error
 
     def _describe(self, key: str, batch: Batch) -> Submission:
+        limit = batch.resources.time
         return Submission(
             key=key,
             directory=f"{self._root}/submissions/{key}",
@@ -193,6 +195,8 @@ class Submitter:
             options=self._settings.profile.options,
             python=self._python,
             sdk=stage(self._transport, self._root),
+            fresh=self._settings.fresh,
+            warning_s=warning_s(self._settings.knobs.warn_s, read_minutes(limit) if limit else None),
         )
 
     def _claim(self, batch: Batch, key: str) -> tuple[tuple[str, int], ...]:

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from alchemy.job import EX_CONFIG, EX_IOERR
 from alchemy.result import Result
 from pytest_alchemy.events import Notice, Progressed, Queued, Started
-from pytest_alchemy.outcome import Reason
+from pytest_alchemy.outcome import Reason, tell_checkpoint, tell_stop
+from pytest_alchemy.slurm.states import JobState
 
 if TYPE_CHECKING:
     from pytest_alchemy.slurm.settings import Knobs
     from pytest_alchemy.slurm.squeue import JobId, Row, Sighting
 
-__all__ = ["Conclusion", "Pace", "RunState", "Stirred", "conclude", "hear", "read_result", "sight", "silence"]
+__all__ = ["Conclusion", "RunState", "Stirred", "conclude", "hear", "read_result", "sight", "silence"]
 
 _QUIET_POLLS = 3
 """Readable scans without a beat that a stall takes at least, besides the time."""
@@ -107,10 +108,15 @@ class RunState:
 
     @property
     def is_ambiguous(self) -> bool:
-        """Whether its error may be the answer to a signal: handlers of SIGTERM often call `sys.exit`."""
+        """Whether its end may be the answer to a signal, which Slurm may have sent for a reason of its own.
+
+        Handlers of SIGTERM often call `sys.exit`, and a training that is asked to stop leaves in good order.
+        """
         result = read_result(self.result)
-        if result is None or result.error is None:
+        if result is None or result.status == "completed":
             return False
+        if result.error is None:
+            return True
         return result.error.type in _BY_SIGNAL or (self.exit or {}).get("signal") is not None
 
 
@@ -122,29 +128,6 @@ class Stirred:
     events: tuple[News, ...] = ()
     lively: bool = False
     """Whether a run began or ended, or Slurm changed its word: more is likely to follow soon."""
-
-
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """When something is next due: soon after news, then less and less often."""
-
-    fast_s: float
-    slow_s: float
-    due: float
-    interval_s: float = 0.0
-
-    def hurry(self, now: float) -> Pace:
-        """Start over with the shortest interval; never later than already due."""
-        return replace(self, interval_s=self.fast_s, due=min(self.due, now + self.fast_s))
-
-    def done(self, now: float, cap_s: float, *, floor_s: float = 0.0) -> Pace:
-        """Return the pace after a round that ended at `now`.
-
-        The interval doubles, up to `cap_s` (the fastest after a lively round, the slowest after a quiet
-        one), but is never below `floor_s`.
-        """
-        interval = max(self.fast_s, min(2 * self.interval_s, cap_s, self.slow_s), floor_s)
-        return replace(self, interval_s=interval, due=now + interval)
 
 
 def hear(state: RunState, news: Record, now: float) -> Stirred:
@@ -276,19 +259,40 @@ def _by_result(state: RunState) -> Conclusion:
     if result is None:
         return Conclusion(Reason.INFRASTRUCTURE, f"result.json of attempt {state.attempt} can't be read")
     manner = _manner(state.exit) if state.exit is not None else _words(state)
+    if result.status == "stopped":
+        return _stopped(state, result, manner)
     if result.error is not None:
         left = f"{result.error.type} left the task; {manner}"
         if not state.is_ambiguous:
             return Conclusion(Reason.USER_ERROR, f"{left} ({state.task})")
-        outside = state.row.word.state.reason if state.row and state.over is not None else None
-        return Conclusion(outside or Reason.USER_ERROR, f"{left}; {_words(state)}")
+        return Conclusion(_outside(state) or Reason.USER_ERROR, f"{left}; {_words(state)}")
     return Conclusion(Reason.COMPLETED, f"the task returned and its result is there; {manner} ({state.task})")
 
 
+def _stopped(state: RunState, result: Result, manner: str) -> Conclusion:
+    """Decide over a training that was asked to stop and did: for Slurm's reason, if Slurm had one."""
+    story, checkpoint, outside = tell_stop(result), tell_checkpoint(result), _outside(state)
+    saved = f"checkpoint {checkpoint} is committed" if checkpoint else "no checkpoint"
+    details = "; ".join(dict.fromkeys((saved, manner, _words(state))))
+    if outside is None:
+        return Conclusion(Reason.STOPPED, f"{story} ({details})")
+    return Conclusion(outside, f"stopped {story} ({details})")
+
+
+def _outside(state: RunState) -> Reason | None:
+    """Return what Slurm's last word of an end means by itself."""
+    return state.row.word.state.reason if state.row and state.over is not None else None
+
+
 def _ambiguous(state: RunState, now: float, knobs: Knobs) -> Conclusion | None:
-    """Decide over an attempt that left an error but may have been told to end: Slurm may know why."""
+    """Decide over an attempt that failed or stopped but may have been told to: Slurm may know why.
+
+    COMPLETING hides what Slurm will say next, which may be that it starts the job again.
+    """
     over = state.row is not None and state.over is not None
-    if not over and (_is_requeued(state) or now - (state.ended or now) < knobs.grace_s):
+    hidden = state.row is not None and state.row.word.state is JobState.COMPLETING
+    patience_s = max(knobs.grace_s, knobs.vanish_s) if hidden else knobs.grace_s
+    if not over and (_is_requeued(state) or now - (state.ended or now) < patience_s):
         return None
     return _by_result(state)
 

@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_alchemy.events import Event, Finished, Notice, Queued
 from pytest_alchemy.outcome import Reason
+from pytest_alchemy.slurm.pace import Pace
 from pytest_alchemy.slurm.receipts import close_receipt, outcome_of, unsubmitted
 from pytest_alchemy.slurm.requests import Answer, Cancel, Close, Request, Submit
 from pytest_alchemy.slurm.squeue import JobId, Queue, list_jobs, read_queue
 from pytest_alchemy.slurm.submission import Accepted, Refused, Unclear, cancel_by_name, cancel_command
-from pytest_alchemy.slurm.watch import Pace, RunState, Stirred, conclude, hear, sight, silence
+from pytest_alchemy.slurm.watch import RunState, Stirred, conclude, hear, sight, silence
 from pytest_alchemy.transport import Completed, TransportError
 
 if TYPE_CHECKING:

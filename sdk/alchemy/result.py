@@ -30,7 +30,7 @@ class ErrorInfo:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What the trainer knows when it ends; `error` is None exactly if the task returned."""
+    """What the trainer knows when it ends: the task returned exactly if `error` and `stopped` are None."""
 
     steps: int
     """Steps finished, 0 … total_steps."""
@@ -42,23 +42,45 @@ class Result:
     duration_s: float
     """Seconds in the user's function."""
     error: ErrorInfo | None = None
+    stopped: str | None = None
+    """Who asked it to stop before its end, such as `SIGTERM` or `the command graceful_stop`."""
+    checkpoint: Mapping[str, Any] | None = None
+    """The record of the last checkpoint committed; None if there is none."""
+    resumed_from: int | None = None
+    """The step after which the checkpoint was taken that it began from; None if it began afresh."""
+    inexact: tuple[str, ...] = ()
+    """Why it may differ from a run without interruptions, such as `threads 8 -> 4`; empty if it does not."""
+    changes: tuple[Mapping[str, Any], ...] = ()
+    """Changes of live parameters, each `{"id", "step", "values"}`, in the order they took effect."""
+
+    @property
+    def status(self) -> str:
+        """`completed`, `stopped` in good order before its end, or `failed` by an error."""
+        if self.error:
+            return "failed"
+        return "completed" if self.stopped is None else "stopped"
 
     def to_record(self) -> dict[str, Any]:
         """Return the JSON form, without the version field; the wire writes non-finite floats as strings."""
         evaluation, error = self.evaluation, self.error
         return {
-            "status": "failed" if error else "completed",
+            "status": self.status,
             "steps": self.steps,
             "total_steps": self.total_steps,
             "evaluation": evaluation and {"step": evaluation.step, "metrics": dict(evaluation.metrics)},
             "metrics": dict(self.metrics),
             "duration_s": self.duration_s,
             "error": error and {"type": error.type, "message": error.message, "traceback": error.traceback},
+            "stopped": self.stopped,
+            "checkpoint": None if self.checkpoint is None else dict(self.checkpoint),
+            "resumed_from": self.resumed_from,
+            "inexact": list(self.inexact),
+            "changes": [dict(change) for change in self.changes],
         }
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Result:
-        """Read the JSON form; unknown fields are ignored.
+        """Read the JSON form; unknown fields are ignored, those after `error` may be missing.
 
         Raises:
             KeyError: A field is missing.
@@ -71,6 +93,11 @@ class Result:
             metrics=_floats(record["metrics"]),
             duration_s=float(record["duration_s"]),
             error=error and ErrorInfo(error["type"], error["message"], error["traceback"]),
+            stopped=record.get("stopped"),
+            checkpoint=dict(record["checkpoint"]) if record.get("checkpoint") else None,
+            resumed_from=record.get("resumed_from"),
+            inexact=tuple(map(str, record.get("inexact") or ())),
+            changes=tuple(map(dict, record.get("changes") or ())),
         )
 
 

@@ -14,7 +14,8 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_all_of_the_sdk_and_the_agent_travel() -> None:
-    expected = {f"alchemy/{path.name}" for path in (ROOT / "sdk/alchemy").glob("*.py")} | {"alchemy_agent.py"}
+    sdk = ROOT / "sdk"
+    expected = {str(path.relative_to(sdk)) for path in sdk.rglob("*.py")} | {"alchemy_agent.py"}
     assert set(sdk_files()) == expected
 
 

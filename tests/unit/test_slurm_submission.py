@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -25,6 +27,7 @@ from pytest_alchemy.slurm.submission import (
     sbatch_command,
     script,
     submission_key,
+    warning_s,
 )
 from pytest_alchemy.transport import Completed
 from tests.support.recorded import VERSIONS, recorded
@@ -107,6 +110,89 @@ def test_arguments_arrive_as_they_are_and_nothing_of_them_runs(hostile: str, tmp
     )
     assert done.stdout.split("\n--\n") == ["-m", "alchemy.job", hostile, hostile, ""]
     assert not (tmp_path / "canary").exists()
+
+
+def run_script(tmp_path: Path, job: str, *setup: str, arguments: Sequence[str] = (), **environ: str) -> str:
+    """Run the script with a shell program in the interpreter's place; return what was printed."""
+    (tmp_path / "script.sh").write_bytes(script(setup))
+    (tmp_path / "job").write_text(f"#!/bin/bash\n{job}\n")
+    (tmp_path / "job").chmod(0o700)
+    command = ["/bin/bash", f"{tmp_path}/script.sh", f"{tmp_path}/job", "/sdk", "/dir", *arguments]
+    env = {"PATH": f"{tmp_path}:/usr/bin:/bin", **environ}
+    return subprocess.run(command, capture_output=True, text=True, env=env, check=True, timeout=30).stdout
+
+
+def test_a_warning_before_anybody_listens_ends_nothing(tmp_path: Path) -> None:
+    warn = "kill -USR1 $$"
+    assert run_script(tmp_path, f"{warn}; echo still here", warn) == "still here\n"
+
+
+@pytest.mark.parametrize(("fresh", "seen"), [(True, "1"), (False, "")])
+def test_a_wish_to_start_over_reaches_the_job_and_not_its_setup(
+    tmp_path: Path, fresh: bool, seen: str
+) -> None:
+    arguments = sbatch_command(submission(fresh=fresh))[-4:]
+    assert (arguments[-1] == "fresh") is fresh
+    arguments = ["fresh"] if fresh else []
+    told = run_script(tmp_path, 'echo "$ALCHEMY_FRESH $*"', 'echo "setup: $*"', arguments=arguments)
+    assert told == f"setup: \n{seen} -m alchemy.job /dir\n"
+
+
+END_TIME = 'echo "$ALCHEMY_END_TIME"'
+
+
+def answer(tmp_path: Path, words: str) -> None:
+    """Put a squeue on PATH."""
+    (tmp_path / "squeue").write_text(f"#!/bin/bash\n{words}\n")
+    (tmp_path / "squeue").chmod(0o700)
+
+
+def test_the_end_of_the_job_is_asked_from_an_old_slurm(tmp_path: Path) -> None:
+    answer(tmp_path, 'echo "7 1795534000"; echo "8 1795534$#0$SLURM_TIME_FORMAT"; echo "9 NONE"')
+    assert run_script(tmp_path, END_TIME, SLURM_JOB_ID="7") == "1795534000\n"
+    assert run_script(tmp_path, END_TIME, SLURM_JOB_ID="8") == "179553430%s\n"
+    assert run_script(tmp_path, END_TIME, SLURM_JOB_ID="9") == "NONE\n"
+
+
+def test_a_newer_slurm_that_says_it_is_not_asked(tmp_path: Path) -> None:
+    answer(tmp_path, f"touch {tmp_path}/asked")
+    given = run_script(tmp_path, END_TIME, SLURM_JOB_ID="7", SLURM_JOB_END_TIME="1795534001")
+    assert given == "1795534001\n"
+    assert not (tmp_path / "asked").exists()
+
+
+@pytest.mark.parametrize("words", ["exit 1", "echo slurm_load_jobs error; exit 1", "echo", "kill $$"])
+@pytest.mark.parametrize("setup", ["set -euo pipefail", "PATH=/nowhere"])
+def test_a_slurm_without_an_answer_fails_no_job_and_leaves_no_stale_end(
+    tmp_path: Path, words: str, setup: str
+) -> None:
+    answer(tmp_path, words)
+    assert run_script(tmp_path, END_TIME, setup, SLURM_JOB_ID="7", ALCHEMY_END_TIME="5") == "\n"
+    assert run_script(tmp_path, END_TIME, setup, ALCHEMY_END_TIME="5") == "\n"
+
+
+def test_a_job_is_warned_before_its_time_limit() -> None:
+    assert "--signal=B:USR1@120" in sbatch_command(submission(warning_s=120))
+    assert "--signal" not in " ".join(sbatch_command(submission()))
+
+
+@pytest.mark.parametrize(
+    ("wished_s", "limit_min", "expected_s"),
+    [
+        (120.0, None, 120),
+        (120.0, 60.0, 120),
+        (120.0, 8.0, 120),
+        (120.0, 2.0, 30),
+        (120.0, 1.0, 15),
+        (120.0, math.inf, 120),
+        (1e9, math.inf, 65535),
+        (0.5, 60.0, 1),
+    ],
+)
+def test_a_short_job_is_not_warned_as_it_starts(
+    wished_s: float, limit_min: float | None, expected_s: int
+) -> None:
+    assert warning_s(wished_s, limit_min) == expected_s
 
 
 def test_setup_lines_run_first_and_do_not_see_our_arguments(tmp_path: Path) -> None:
@@ -227,6 +313,11 @@ def test_an_extra_option_has_one_form(option: str) -> None:
 def test_our_own_options_can_not_be_replaced_nor_abbreviated(option: str) -> None:
     with pytest.raises(ConfigurationError, match="sets it itself"):
         check_option(option, "here")
+
+
+def test_a_signal_as_an_option_points_to_the_patience() -> None:
+    with pytest.raises(ConfigurationError, match=r"sets it itself.*warn_s of the profile's patience"):
+        check_option("--signal=TERM@60", "here")
 
 
 def test_an_option_that_is_a_resource_points_there() -> None:

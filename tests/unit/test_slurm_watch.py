@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,7 @@ from pytest_alchemy.outcome import Reason
 from pytest_alchemy.slurm.settings import Knobs
 from pytest_alchemy.slurm.squeue import JobId, Row, Sighting
 from pytest_alchemy.slurm.states import JobState, read_state
-from pytest_alchemy.slurm.watch import Pace, RunState, conclude, hear, sight, silence
+from pytest_alchemy.slurm.watch import RunState, conclude, hear, sight, silence
 
 KNOBS = Knobs()
 FRESH = RunState("run-1", claim=1, key="al-1", job=JobId("12"), index=3, submitted=0.0)
@@ -191,6 +192,70 @@ class TestAnErrorThatMayComeFromOutside:
         assert reason(state, 10.0) is Reason.USER_ERROR
 
 
+class TestATrainingThatWasAskedToStop:
+    """It left in good order, and may go on: nothing of it is judged. Who asked may be Slurm."""
+
+    CHECKPOINT: Mapping[str, Any] = {"attempt": "1-r0", "step": 1, "manifest": "f" * 64, "name": "step-1"}
+    RESULT = Result(2, 5, None, {}, 1.0, stopped="SIGTERM", checkpoint=CHECKPOINT)
+    EXIT = {"code": 75, "signal": None}  # noqa: RUF012
+    STATE = told(FRESH, START, {"result": RESULT.to_record(), "exit": EXIT})
+
+    def test_waits_for_slurms_word_but_not_for_ever(self) -> None:
+        assert self.STATE.needs_word
+        assert reason(self.STATE, 10.0 + KNOBS.grace_s - 0.1) is None
+        assert reason(self.STATE, 10.0 + KNOBS.grace_s) is Reason.STOPPED
+
+    @pytest.mark.parametrize(
+        ("word", "expected"),
+        [
+            ("PREEMPTED", Reason.PREEMPTED),
+            ("TIMEOUT", Reason.TIMEOUT),
+            ("NODE_FAIL", Reason.NODE_FAILURE),
+            ("CANCELLED by 0", Reason.CANCELLED),
+            ("FAILED", Reason.STOPPED),
+            ("COMPLETED", Reason.STOPPED),
+        ],
+    )
+    def test_slurms_own_reason_goes_first(self, word: str, expected: Reason) -> None:
+        state = said(self.STATE, word, 11.0)
+        assert reason(state, 11.0) is expected
+        for part in ("after 2 of 5 steps by SIGTERM", "1-r0/step-1 is committed", "same command", word):
+            assert part in evidence(state, 11.0)
+
+    def test_says_first_what_people_need(self) -> None:
+        assert evidence(said(self.STATE, "FAILED", 11.0), 11.0) == (
+            "after 2 of 5 steps by SIGTERM; run the same command again to continue "
+            "(checkpoint 1-r0/step-1 is committed; exited with code 75; Slurm says FAILED for job 12_3)"
+        )
+
+    def test_requeued_by_slurm_it_has_not_ended(self) -> None:
+        state = said(self.STATE, "PENDING", 11.0, why="BeginTime", host="")
+        assert reason(state, 1e6) is None
+        state = told(state, {"attempt": "1-r1", "start": {"host": "n2"}, "result": COMPLETED, "exit": EXIT_0})
+        assert reason(state, 1e6) is Reason.COMPLETED
+
+    def test_while_slurm_hides_whether_it_requeues_there_is_more_patience(self) -> None:
+        state = said(self.STATE, "COMPLETING", 11.0)
+        assert reason(state, 10.0 + KNOBS.vanish_s - 0.1) is None
+        assert reason(state, 10.0 + KNOBS.vanish_s) is Reason.STOPPED
+        assert reason(said(state, "PENDING", 40.0, host=""), 1e6) is None
+        assert reason(said(state, "PREEMPTED", 40.0), 40.0) is Reason.PREEMPTED
+
+    def test_that_had_nothing_to_save_does_not_promise_to_continue(self) -> None:
+        nothing = replace(self.RESULT, steps=0, checkpoint=None).to_record()
+        state = said(told(FRESH, START, {"result": nothing, "exit": self.EXIT}), "FAILED", 11.0)
+        assert "nothing was saved, so it will begin anew (no checkpoint;" in evidence(state, 11.0)
+
+    def test_without_an_exit_record_counts_after_the_grace(self) -> None:
+        state = said(told(FRESH, START, {"result": self.RESULT.to_record()}), "PREEMPTED", 20.0)
+        assert reason(state, 20.0 + KNOBS.grace_s) is Reason.PREEMPTED
+
+    def test_whose_task_failed_on_its_way_out_is_the_users(self) -> None:
+        error = ErrorInfo("builtins.ValueError", "no", "Traceback")
+        failed = replace(self.RESULT, error=error).to_record()
+        assert reason(told(FRESH, START, {"result": failed, "exit": EXIT_1}), 10.0) is Reason.USER_ERROR
+
+
 class TestSlurmEndsItWithoutFiles:
     @pytest.mark.parametrize("word", ["FAILED", "COMPLETED"])
     def test_without_an_attempt_the_environment_is_to_blame(self, word: str) -> None:
@@ -322,29 +387,3 @@ class TestStalled:
 
     def test_a_run_that_waits_can_not_stall(self) -> None:
         assert self.quiet(FRESH, 100.0, 200.0, 300.0, 400.0)[1] == []
-
-
-class TestPace:
-    PACE = Pace(fast_s=0.2, slow_s=10.0, due=0.0)
-
-    def test_quiet_rounds_double_the_interval_up_to_the_slowest(self) -> None:
-        pace, intervals = self.PACE, []
-        for _ in range(9):
-            pace = pace.done(0.0, cap_s=10.0)
-            intervals.append(pace.interval_s)
-        assert intervals == pytest.approx([0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10.0, 10.0, 10.0])
-
-    def test_a_lively_round_starts_over(self) -> None:
-        slow = replace(self.PACE, interval_s=10.0)
-        assert slow.done(5.0, cap_s=0.2) == Pace(0.2, 10.0, due=5.2, interval_s=0.2)
-
-    def test_steady_rounds_settle_in_between(self) -> None:
-        assert replace(self.PACE, interval_s=10.0).done(0.0, cap_s=1.0).interval_s == 1.0
-        assert replace(self.PACE, interval_s=0.2).done(0.0, cap_s=1.0).interval_s == 0.4
-
-    def test_costly_rounds_are_further_apart(self) -> None:
-        assert self.PACE.done(0.0, cap_s=0.2, floor_s=3.0).interval_s == 3.0
-
-    def test_hurrying_never_delays(self) -> None:
-        assert replace(self.PACE, due=5.05).hurry(5.0).due == 5.05
-        assert replace(self.PACE, due=9.0).hurry(5.0).due == 5.2

@@ -27,6 +27,18 @@ def test_rows_show_criteria_and_counts_add_up() -> None:
     ]
 
 
+def test_a_resumed_run_says_after_how_many_steps_it_went_on() -> None:
+    tally = Tally()
+    tally.add(facts("a=1", "SUPPORTED", steps="20/20", resumed_from="11"), "f::a", "passed")
+    inexact = {"resumed_from": "0", "exact": "no: threads 8 -> 4"}
+    tally.add(facts("a=2", "SUPPORTED", steps="20/20", **inexact), "f::b", "passed")
+    shown = [
+        line.partition("20/20")[2].rpartition("supported")[0].strip()
+        for line in tally.experiments["x"].lines()
+    ]
+    assert shown[1:3] == ["(from 12)", "(from 1, not exact)"]
+
+
 def test_a_rerun_replaces_the_row_of_its_case() -> None:
     tally = Tally()
     tally.add(facts("a=1", "REFUTED"), "f::a", "failed")
