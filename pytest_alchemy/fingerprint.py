@@ -18,7 +18,12 @@ from pytest_alchemy.sniff import ExperimentNames
 
 __all__ = ["CodeDigests", "fingerprint"]
 
-_DECLARATIVE = frozenset({"criteria", "matrix", "tags", "retry", "resources"})
+_DECLARATIVE = frozenset(
+    {
+        "async_save", "checkpoint_every", "checkpoint_minutes", "criteria", "keep", "matrix", "resources",
+        "retry", "tags",
+    }
+)  # fmt: skip
 """Keyword arguments of `experiment(...)` and `.task(...)` that don't change what a case executes."""
 
 

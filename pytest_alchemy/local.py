@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 import alchemy_agent as agent
-from alchemy.errors import ConfigurationError, InfrastructureError
+from alchemy.errors import STOPPED_STATUS, ConfigurationError, InfrastructureError
 from alchemy.execution import execute, reject
+from alchemy.fencing import Fenced
+from alchemy.live import LiveParams
 from alchemy.loading import find_task, fresh
 from alchemy.matrix import encode_params
-from alchemy.recorder import Fenced, FileRecorder
+from alchemy.recorder import FileRecorder
 from alchemy.result import Result
+from alchemy.resuming import FRESH
 from alchemy.seeding import preserved
 from pytest_alchemy.options import read_options, read_resources
 from pytest_alchemy.outcome import Outcome, Reason
@@ -33,6 +36,8 @@ if TYPE_CHECKING:
 __all__ = ["LocalBackend", "from_config"]
 
 _EVIDENCE = "ran in the pytest process"
+_STATUS = {Reason.COMPLETED: 0, Reason.STOPPED: STOPPED_STATUS}
+"""The exit status that a job would have had."""
 
 
 def from_config(config: pytest.Config) -> LocalBackend:
@@ -45,15 +50,16 @@ def from_config(config: pytest.Config) -> LocalBackend:
     # Neither means anything here, but a typing error shall not wait for the cluster.
     read_resources(options.resources)
     load_profile(options.rootdir, config.getoption("alchemy_cluster"))
-    return LocalBackend(options.default_root, options.session)
+    return LocalBackend(options.default_root, options.session, fresh=options.fresh)
 
 
 class LocalBackend:
     """Runs cases one by one, each as a new attempt of its run."""
 
-    def __init__(self, root: Path, session: str) -> None:
+    def __init__(self, root: Path, session: str, *, fresh: bool = False) -> None:
         self._root = root
         self._session = session
+        self._fresh = fresh
 
     @property
     def root(self) -> Path:
@@ -88,7 +94,7 @@ class LocalBackend:
             self._run(plan.spec, task.name, attempt)
         except BaseException as error:  # noqa: BLE001  user code may raise anything, SystemExit too
             raised = error
-        reason = _reason(raised)
+        reason = _reason(raised, _result_of(attempt))
         try:
             self._conclude(attempt, reason, time.monotonic() - started)
         except InfrastructureError as error:
@@ -101,18 +107,19 @@ class LocalBackend:
         __tracebackhide__ = True
         with (
             self._alive(attempt) as incarnation,
-            _environment(spec, attempt),
+            _environment(spec, attempt, fresh=self._fresh),
             preserved(),
             ExitStack() as stack,
         ):
             recorder = FileRecorder(attempt, incarnation)
+            params = LiveParams(spec.params)
             try:
-                module = stack.enter_context(fresh(spec.code.module, spec.params))
+                module = stack.enter_context(fresh(spec.code.module, params))
                 fresh_task = find_task(module, spec.experiment, task)
             except Exception as error:  # whatever the user's file raises before its task can be called
                 reject(spec, recorder, error)
                 raise
-            execute(fresh_task, spec, recorder)
+            execute(fresh_task, spec, recorder, params=params)
 
     def _open(self, spec: RunSpec) -> agent.AttemptDir:
         path = self._root / "jobs" / spec.run
@@ -143,16 +150,18 @@ class LocalBackend:
 
     def _conclude(self, attempt: agent.AttemptDir, reason: Reason, duration_s: float) -> None:
         try:
-            agent.finish(attempt, 0 if reason is Reason.COMPLETED else 1, None, duration_s)
+            agent.finish(attempt, _STATUS.get(reason, 1), None, duration_s)
             agent.conclude(attempt, reason.value, self._session, _EVIDENCE)
         except OSError as error:
             raise InfrastructureError(f"can't close the receipt in {attempt.path}: {error}") from error
 
 
 @contextmanager
-def _environment(spec: RunSpec, attempt: agent.AttemptDir) -> Iterator[None]:
+def _environment(spec: RunSpec, attempt: agent.AttemptDir, *, fresh: bool) -> Iterator[None]:
     """Set what a job on a cluster sees, for code that reads it and for its children, until the end."""
     ours = {**agent.environment(attempt), "ALCHEMY_PARAMS": json.dumps(encode_params(spec.params))}
+    if fresh:
+        ours[FRESH] = "1"
     before = {name: os.environ.get(name) for name in ours}
     os.environ.update(ours)
     try:
@@ -165,7 +174,14 @@ def _environment(spec: RunSpec, attempt: agent.AttemptDir) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _reason(error: BaseException | None) -> Reason:
+def _result_of(attempt: agent.AttemptDir) -> Result | None:
+    record = agent.read_record(attempt.result)
+    return Result.from_record(record) if record else None
+
+
+def _reason(error: BaseException | None, result: Result | None) -> Reason:
+    if result is not None and result.stopped is not None:
+        return Reason.STOPPED  # whatever the signal that stopped it raises here
     match error:
         case None:
             return Reason.COMPLETED
@@ -183,8 +199,7 @@ def _reason(error: BaseException | None) -> Reason:
 def _outcome(
     plan: Plan, attempt: agent.AttemptDir, reason: Reason, exception: BaseException | None
 ) -> Outcome:
-    record = agent.read_record(attempt.result)
-    result = Result.from_record(record) if record else None
+    result = _result_of(attempt)
     return Outcome(
         reason=reason,
         run=plan.spec.run,

@@ -71,6 +71,11 @@ def add_options(parser: pytest.Parser) -> None:
         type=_positive,
         help="end every run after N steps: a smoke test, criteria are shown but not judged",
     )
+    option(
+        "--alchemy-fresh",
+        action="store_true",
+        help="start every run at step 0, also one that was interrupted and has checkpoints to go on from",
+    )
     parser.addini("alchemy_backend", "default of --alchemy-backend", default="local")
     parser.addini("alchemy_root", "default of --alchemy-root, relative to the rootdir", default="")
     parser.addini("alchemy_cluster", "default of --alchemy-cluster", default="")
@@ -105,6 +110,8 @@ class Options:
     """`KEY=VALUE` from the command line, not yet parsed."""
     max_jobs: int | None
     max_steps: int | None
+    fresh: bool
+    """Whether runs start over where they could go on."""
     rootdir: Path
     session: str
     """Id of this pytest session, unique; under pytest-xdist the controller's."""
@@ -146,6 +153,7 @@ def _read(config: pytest.Config) -> Options:
         resources=tuple(config.getoption("alchemy_resource")),
         max_jobs=config.getoption("alchemy_max_jobs"),
         max_steps=config.getoption("alchemy_max_steps") or _local_max_steps(config, backend),
+        fresh=config.getoption("alchemy_fresh"),
         rootdir=config.rootpath,
         session=getattr(config, "workerinput", {}).get("alchemy_session") or uuid.uuid4().hex[:12],
     )

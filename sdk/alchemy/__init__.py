@@ -17,8 +17,9 @@ if sys.version_info < (3, 10):  # noqa: UP036  a node's interpreter is chosen fa
     raise ImportError(f"alchemy needs Python 3.10 or newer; {sys.executable} is {sys.version.split()[0]}")
 
 from alchemy.context import Context
-from alchemy.errors import AlchemyError, ConfigurationError, InfrastructureError, MissingParameter
+from alchemy.errors import AlchemyError, ConfigurationError, InfrastructureError, MissingParameter, Stopped
 from alchemy.experiment import Experiment, Task, experiment
+from alchemy.managing import managed
 from alchemy.params import param
 from alchemy.resources import Resources
 
@@ -30,8 +31,10 @@ __all__ = [
     "InfrastructureError",
     "MissingParameter",
     "Resources",
+    "Stopped",
     "Task",
     "experiment",
+    "managed",
     "param",
 ]
 

@@ -2,88 +2,100 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from alchemy import params as parameters
+from alchemy.declarations import Declared
 from alchemy.errors import ConfigurationError
+from alchemy.remaining import remaining_time
 from alchemy.result import Evaluation
 from alchemy.scalars import Scalar, as_float, as_scalar, names_and_values
 
 if TYPE_CHECKING:
-    from alchemy.matrix import Value
+    from alchemy.lifecycle import Lifecycle
+    from alchemy.live import LiveParams
+    from alchemy.position import Position
     from alchemy.recorder import Recorder
 
-__all__ = ["Context", "Position"]
-
-
-class Position:
-    """How far a task has come. Written by the task's thread alone; others may read it at any time."""
-
-    __slots__ = ("begun", "evaluation", "exhausted", "step")
-
-    def __init__(self) -> None:
-        self.step = 0
-        """The current step; 0 before the loop, the last one after it."""
-        self.begun = False
-        self.exhausted = False
-        """Whether the last step's body has been left."""
-        self.evaluation: Evaluation | None = None
-        """The last `log_eval`, which the criteria read."""
+__all__ = ["Context"]
 
 
 class Context:
     """One case of a task, seen from the user's function.
 
-    Attributes of your own (`ctx.model = ...`) may be set freely; the names this class uses are taken.
+    What is assigned to an attribute is managed: checkpoints have it, and in a run that goes on it is what it
+    was. Names that begin with `_` are the user's own business; those this class uses are taken.
     """
 
-    params: Mapping[str, Value]
-    """The parameters of the case; read-only. `param` gives copies of what can be changed."""
+    params: LiveParams
+    """The parameters of the case as they are now; read-only. `param` gives copies of what can be changed."""
     total_steps: int
     """Steps this run has, which may be fewer than declared in a shortened run."""
 
-    def __init__(
-        self,
-        *,
-        params: Mapping[str, Value],
-        total_steps: int,
-        eval_every: int | None,
-        recorder: Recorder,
-        position: Position | None = None,
-        before_steps: Callable[[], None] = lambda: None,
-    ) -> None:
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        for name, value in vars(cls).items():
+            if isinstance(value, Declared) and name in _TAKEN:
+                raise ConfigurationError(
+                    f"{cls.__qualname__}.{name}: ctx.{name} is taken by the framework: give your attribute "
+                    "another name"
+                )
+
+    def __init__(self, *, lifecycle: Lifecycle, recorder: Recorder, eval_every: int | None) -> None:
         """Make the context of one execution.
 
         Args:
-            params: The parameters of the case.
-            total_steps: Number of steps, at least 1.
-            eval_every: Steps between evaluations; None for one evaluation, after the last step.
+            lifecycle: Knows the loop, the parameters and the managed values.
             recorder: Takes what is logged.
-            position: Where to say how far the task has come; by default a new one.
-            before_steps: Called once, when the loop begins.
+            eval_every: Steps between evaluations; None for one evaluation, after the last step.
         """
-        position = position or Position()
         vars(self).update(
-            params=MappingProxyType(dict(params)),
-            total_steps=total_steps,
-            _eval_every=eval_every or total_steps,
-            _position=position,
+            params=lifecycle.params,
+            total_steps=lifecycle.total_steps,
+            _eval_every=eval_every or lifecycle.total_steps,
+            _lifecycle=lifecycle,
+            _position=lifecycle.position,
             _recorder=recorder,
             _record=recorder.log,
             _now=time.time,
-            _before_steps=before_steps,
         )
-        recorder.follow(position, total_steps)
 
-    def __setattr__(self, name: str, value: object) -> None:
-        if name in _TAKEN or name in vars(Context):
+    def __setattr__(self, name: str, value: Any) -> None:
+        __tracebackhide__ = True
+        if name in _TAKEN:
             raise ConfigurationError(
                 f"ctx.{name} is taken by the framework: give your attribute another name"
             )
-        object.__setattr__(self, name, value)
+        if name[0] == "_" or hasattr(type(self), name):  # the user's own business, or a descriptor's
+            object.__setattr__(self, name, value)
+        elif isinstance(value, Declared):
+            self._lifecycle.values.declare(name, value)
+        else:
+            vars(self)[name] = self._lifecycle.values.assign(name, value)
+
+    def __delattr__(self, name: str) -> None:
+        if name in _TAKEN:
+            raise ConfigurationError(f"ctx.{name} belongs to the framework and can't be deleted")
+        object.__delattr__(self, name)
+        if not hasattr(type(self), name):
+            self._lifecycle.values.forget(name)
+
+    def _assign(self, name: str, value: object) -> None:
+        """Take a value from the descriptor that declares its kind."""
+        __tracebackhide__ = True
+        values, declared = self._lifecycle.values, vars(type(self)).get(name) or getattr(type(self), name)
+        values.declare(name, declared)
+        vars(self)[name] = values.assign(name, value)
+
+    def _forget(self, name: str) -> None:
+        """Take away the value of a descriptor."""
+        if name not in vars(self):
+            raise AttributeError(name)
+        del vars(self)[name]
+        self._lifecycle.values.forget(name)
 
     def param(self, name: str, default: Any = parameters.MISSING) -> Any:
         """Return the value of a parameter of this case, else `default`.
@@ -92,7 +104,7 @@ class Context:
             MissingParameter: The case doesn't have it and there is no default.
         """
         __tracebackhide__ = True
-        return parameters.lookup(self.params, name, default)
+        return self.params.lookup(name, default)
 
     @property
     def step(self) -> int:
@@ -113,14 +125,43 @@ class Context:
                 "or declare two tasks"
             )
         position.begun = True
-        self._before_steps()
-        return _steps(position, self.total_steps)
+        start, bound, gone = self._lifecycle.begin()
+        vars(self).update(bound)
+        for name in gone:
+            del vars(self)[name]
+        return _steps(self._lifecycle, start)
+
+    def save(self) -> None:
+        """Have a checkpoint made when the current step ends, besides those that are made anyway.
+
+        It can't be made in the middle of a step, because a run that goes on begins with a whole one.
+        """
+        self._lifecycle.ask_to_save()
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether the run was asked to stop, by a signal or a command: the loop leaves when the step ends.
+
+        To be asked within what takes long, such as an evaluation, which may then break off; the results of
+        one that did are not recorded, and it is due again when the run goes on.
+        """
+        position, stops = self._position, self._lifecycle.is_stop_asked
+        if stops and position.is_evaluating:
+            position.is_cut = True
+        return stops
+
+    def remaining_time(self) -> float | None:
+        """Return the seconds until the job reaches its time limit; None without one, and outside of Slurm."""
+        return remaining_time(os.environ, self._now())
 
     def should_eval(self) -> bool:
         """Tell whether the current step ends with an evaluation: every `eval_every` steps and at the last."""
         position = self._position
         finished = position.step + 1
-        return position.begun and (finished % self._eval_every == 0 or finished == self.total_steps)
+        position.is_evaluating = position.begun and (
+            finished % self._eval_every == 0 or finished == self.total_steps or position.is_overdue
+        )
+        return position.is_evaluating
 
     def log(self, metrics: Mapping[str, Any] | None = None, /, **more: Any) -> None:
         """Record metrics of the current step, as in `ctx.log(loss=loss)`; they are on disk within a second.
@@ -155,38 +196,42 @@ class Context:
         __tracebackhide__ = True
         values = names_and_values("log_eval", metrics, more)
         numbers = {name: as_float(name, value) for name, value in values.items()}
-        evaluation = Evaluation(self._position.step, numbers)
-        self._position.evaluation = evaluation
+        position = self._position
+        if position.is_cut:
+            return  # it broke off, so its numbers are of a part only
+        position.is_evaluating = position.is_overdue = False
+        position.evaluation = evaluation = Evaluation(position.step, numbers)
         self._recorder.log_eval(evaluation, self._now())
 
     if TYPE_CHECKING:
         # Attributes of the user's own; and ours, which __init__ puts past __setattr__.
         _eval_every: int
+        _lifecycle: Lifecycle
         _position: Position
         _recorder: Recorder
         _record: Callable[[int, float, Mapping[str, Scalar]], None]
         _now: Callable[[], float]
-        _before_steps: Callable[[], None]
 
         def __getattr__(self, name: str) -> Any: ...
 
 
 _TAKEN = frozenset(
-    {
-        "params",
-        "total_steps",
-        "_eval_every",
-        "_position",
-        "_recorder",
-        "_record",
-        "_now",
-        "_before_steps",
-    }
-)
+    name for name in (*vars(Context), *Context.__annotations__) if not name.startswith("__")
+) | {
+    "_eval_every",
+    "_lifecycle",
+    "_position",
+    "_record",
+    "_recorder",
+    "_now",
+}
 
 
-def _steps(position: Position, total: int) -> Iterator[int]:
-    for step in range(total):
+def _steps(lifecycle: Lifecycle, start: int) -> Iterator[int]:
+    position, total = lifecycle.position, lifecycle.total_steps
+    for step in range(start, total):
         position.step = step
         yield step
+        if lifecycle.attention or step == lifecycle.next_save:
+            lifecycle.boundary(step)
     position.exhausted = True

@@ -8,24 +8,68 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, get_type_hints
 
 import alchemy_agent as agent
-from alchemy.context import Context, Position
-from alchemy.errors import ConfigurationError, InfrastructureError
+from alchemy.context import Context
+from alchemy.errors import ConfigurationError, InfrastructureError, Stopped
 from alchemy.failure import describe
+from alchemy.lifecycle import Lifecycle
+from alchemy.live import LiveParams
 from alchemy.params import environment_params, scope
+from alchemy.position import Position
 from alchemy.recorder import FileRecorder, NullRecorder
 from alchemy.result import Result
 from alchemy.seeding import Seeder
 
 if TYPE_CHECKING:
+    from alchemy.cadence import Checkpointing
     from alchemy.experiment import Task
     from alchemy.matrix import Value
     from alchemy.recorder import Recorder
     from alchemy.runspec import RunSpec
 
-__all__ = ["execute", "execute_plainly", "reject"]
+__all__ = ["Loop", "context_class", "execute", "execute_plainly", "reject"]
+
+
+class Loop(Protocol):
+    """A function with a managed loop and what was declared about it: a task, or what `managed` makes."""
+
+    @property
+    def fn(self) -> Callable[[Any], Any]:
+        """The user's function, which takes the context."""
+
+    @property
+    def total_steps(self) -> int:
+        """Number of steps."""
+
+    @property
+    def eval_every(self) -> int | None:
+        """Steps between evaluations; None for one after the last step."""
+
+    @property
+    def seed_rng(self) -> bool:
+        """Whether random number generators are seeded."""
+
+    @property
+    def checkpointing(self) -> Checkpointing:
+        """How often, how many."""
+
+    @property
+    def context(self) -> type[Context] | None:
+        """The class of contexts that was asked for."""
+
+
+def context_class(loop: Loop) -> type[Context]:
+    """Return the class of contexts a loop's function asks for, by `context=` or by annotation."""
+    if loop.context is not None:
+        return loop.context
+    try:
+        hints = get_type_hints(loop.fn)
+    except Exception:  # noqa: BLE001  names that exist for type checkers only, callables without annotations
+        return Context
+    wanted = next((hint for name, hint in hints.items() if name != "return"), None)
+    return wanted if isinstance(wanted, type) and issubclass(wanted, Context) else Context
 
 
 class _Process:
@@ -35,29 +79,38 @@ class _Process:
 
 
 def execute(
-    task: Task, spec: RunSpec, recorder: Recorder, *, clock: Callable[[], float] = time.monotonic
+    task: Task,
+    spec: RunSpec,
+    recorder: Recorder,
+    *,
+    params: LiveParams | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Result:
     """Run the task for the case of `spec` and record how it ended.
 
     The task has completed exactly if its function returns. `SystemExit`, whatever its code, is an error of
-    the user's code like any other exception: criteria must not judge what a program left half done. Only
-    `KeyboardInterrupt` leaves no result, since it says nothing about the code; the rows are written all the
-    same.
+    the user's code like any other exception: criteria must not judge what a program left half done; only
+    `Stopped`, by which the loop leaves when it was asked to, says so in the result. `KeyboardInterrupt` alone
+    leaves no result, since it says nothing about the code; the rows are written all the same.
 
     Args:
         task: The task, from a module executed for this case.
         spec: What to run.
         recorder: Takes what the task reports, and the result; it serves one execution.
+        params: Those in scope while the task's module was executed; by default new ones from `spec`.
         clock: Monotonic, in seconds.
 
     Raises:
         BaseException: Whatever the function raised, after a result that describes it has been recorded.
-        InfrastructureError: The result could not be recorded.
+        Stopped: The training was asked to stop and did, after a result that says so has been recorded.
+        InfrastructureError: The result could not be recorded, or the run can't go on from where it was.
     """
     __tracebackhide__ = True
     seeder = Seeder(spec.seed) if spec.seed_rng else None
-    execution = _Execution(recorder, spec.params, spec.total_steps, spec.eval_every, seeder, clock)
-    execution.call(task)
+    params = LiveParams(spec.params) if params is None else params
+    extent = _Extent(spec.total_steps, spec.eval_every, spec.seed)
+    execution = _Execution(task, recorder, params, extent, seeder, clock)
+    execution.call()
     return execution.result()
 
 
@@ -70,12 +123,17 @@ def reject(spec: RunSpec, recorder: Recorder, error: BaseException) -> None:
     recorder.conclude(Result(0, spec.total_steps, None, {}, 0.0, describe(error)))
 
 
-def execute_plainly(task: Task) -> Any:
-    """Run the first case of a task that was called like a function; return what it returns.
+def execute_plainly(loop: Loop, params: Mapping[str, Value], replicates: str | None) -> Any:
+    """Run a managed loop that was called like a function; return what it returns.
 
     Without `ALCHEMY_TASK_ID` nothing is written. With it, as in a program under the wrapper, what the task
     reports goes into the attempt that the environment names and the environment's parameters go over the
-    case's; inside another task it counts as a plain function of that one.
+    given ones; inside another task it counts as a plain function of that one.
+
+    Args:
+        loop: The loop.
+        params: Its parameters.
+        replicates: The parameter that seeds it, if it is an int.
 
     Raises:
         ConfigurationError: The environment names no attempt.
@@ -83,13 +141,25 @@ def execute_plainly(task: Task) -> Any:
     """
     __tracebackhide__ = True
     is_managed = agent.TASK_ID in os.environ and not _Process.is_executing
-    params = {**task.cases[0].params, **(environment_params() if is_managed else {})}
+    live = LiveParams({**params, **(environment_params() if is_managed else {})})
     recorder = _recorder_of_environment() if is_managed else NullRecorder()
-    replicate = params.get(task.experiment.replicates or "")
-    seeder = Seeder(replicate) if task.seed_rng and type(replicate) is int else None
-    execution = _Execution(recorder, params, task.total_steps, task.eval_every, seeder, time.monotonic)
-    with scope(params):
-        return execution.call(task)
+    replicate = live.get(replicates or "")
+    seed = replicate if type(replicate) is int else None
+    seeder = Seeder(seed) if loop.seed_rng and seed is not None else None
+    # Without a seed of the user's, what a checkpoint keeps is as good as any.
+    loader_seed = int.from_bytes(os.urandom(4), "big") if seed is None else seed
+    extent = _Extent(loop.total_steps, loop.eval_every, loader_seed)
+    execution = _Execution(loop, recorder, live, extent, seeder, time.monotonic)
+    return execution.call()
+
+
+class _Extent(NamedTuple):
+    """How long one execution is; a run may be shorter than its task was declared."""
+
+    total_steps: int
+    eval_every: int | None
+    seed: int
+    """Seeds the randomness inside the workers of data loaders."""
 
 
 class _Execution:
@@ -97,49 +167,71 @@ class _Execution:
 
     def __init__(
         self,
+        loop: Loop,
         recorder: Recorder,
-        params: Mapping[str, Value],
-        total_steps: int,
-        eval_every: int | None,
+        params: LiveParams,
+        extent: _Extent,
         seeder: Seeder | None,
         clock: Callable[[], float],
     ) -> None:
+        self._fn = loop.fn
         self._recorder = recorder
+        self._params = params
         self._clock = clock
         self._seed = seeder.apply if seeder else _do_nothing
         self._position = Position()
-        # Seeded again when the loop begins, for libraries the task loads itself.
-        self._context = Context(
-            params=params,
-            total_steps=total_steps,
-            eval_every=eval_every,
-            recorder=recorder,
+        self._lifecycle = Lifecycle(
             position=self._position,
-            before_steps=self._seed,
+            params=params,
+            recorder=recorder,
+            checkpointing=loop.checkpointing,
+            seed=extent.seed,
+            total_steps=extent.total_steps,
+            before_steps=self._seed,  # again, for libraries the task loads itself
         )
-        self._total = total_steps
+        self._context = context_class(loop)(
+            lifecycle=self._lifecycle, recorder=recorder, eval_every=extent.eval_every
+        )
+        self._total = extent.total_steps
         self._result: Result | None = None
 
-    def call(self, task: Task) -> Any:
+    def call(self) -> Any:
         """Call the function, record how it ended, and return what it returned."""
         __tracebackhide__ = True
         self._seed()
-        started = self._clock()
-        try:
-            return self._call(task, started)
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:
-            if self._result is None:  # a handler of a second signal raised on the way to recording the first
-                with suppress(InfrastructureError):
-                    self._conclude(started, error)
-            raise
+        self._recorder.follow(self._position, self._total)
+        self._open()
+        with self._lifecycle.running(), scope(self._params):
+            started = self._clock()
+            try:
+                return self._call(started)
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:
+                if (
+                    self._result is None
+                ):  # a handler of a second signal raised on the way to recording the first
+                    with suppress(InfrastructureError):
+                        self._conclude(started, error)
+                raise
 
-    def _call(self, task: Task, started: float) -> Any:
+    def _open(self) -> None:
+        """Open the lifecycle; if the run can't go on from where it was, there is nothing to record."""
+        try:
+            self._lifecycle.open()
+        except InfrastructureError:
+            self._recorder.abandon()
+            raise
+        except OSError as error:
+            self._recorder.abandon()
+            raise InfrastructureError(f"the run directory can't be read: {error}") from error
+
+    def _call(self, started: float) -> Any:
         __tracebackhide__ = True
         try:
             with _executing():
-                returned = task.fn(self._context)
+                returned = self._fn(self._context)
+            self._lifecycle.finish()
         except KeyboardInterrupt:
             self._recorder.abandon()
             raise
@@ -148,6 +240,8 @@ class _Execution:
                 self._conclude(started, error)
             raise
         self._conclude(started, None)
+        if self._lifecycle.stopped is not None:  # the user's code caught what the loop raised
+            raise Stopped(self._lifecycle.stopped)
         return returned
 
     def result(self) -> Result:
@@ -159,10 +253,13 @@ class _Execution:
         __tracebackhide__ = True
         duration_s = self._clock() - started
         with _undisturbed():
-            self._record_result(duration_s, error)
+            self._lifecycle.settle()
+            self._record_result(duration_s, None if isinstance(error, Stopped) else error)
 
     def _record_result(self, duration_s: float, error: BaseException | None) -> None:
         __tracebackhide__ = True
+        lifecycle = self._lifecycle
+        checkpoint = lifecycle.checkpoint
         self._result = Result(
             steps=self._finished_steps(has_returned=error is None),
             total_steps=self._total,
@@ -170,6 +267,11 @@ class _Execution:
             metrics=self._recorder.last_metrics(),
             duration_s=duration_s,
             error=describe(error) if error else None,
+            stopped=lifecycle.stopped,
+            checkpoint=None if checkpoint is None else checkpoint.to_record(),
+            resumed_from=lifecycle.resumed_from,
+            inexact=lifecycle.inexact,
+            changes=tuple(change.to_record() for change in self._params.changes),
         )
         self._recorder.conclude(self._result)
 
@@ -178,6 +280,8 @@ class _Execution:
         position = self._position
         if position.exhausted:
             return self._total
+        if self._lifecycle.stopped is not None:
+            return self._lifecycle.finished + 1
         return position.step + (1 if position.begun and has_returned else 0)
 
 

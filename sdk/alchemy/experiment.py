@@ -6,14 +6,14 @@ on a misunderstanding. Importing this module needs neither pytest nor anything t
 
 from __future__ import annotations
 
-import inspect
-import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, update_wrapper
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, overload
 
+from alchemy.cadence import Checkpointing
+from alchemy.checks import check_context, check_function, flag, positive
 from alchemy.criteria import Criterion, parse_criteria
 from alchemy.errors import ConfigurationError
 from alchemy.matrix import Axis, Case, Value, cases_of, parse_axes
@@ -126,6 +126,11 @@ class Experiment:
         criteria: Mapping[str, str] | None = ...,
         resources: Mapping[str, Any] | None = ...,
         seed_rng: bool = ...,
+        checkpoint_every: int | None = ...,
+        checkpoint_minutes: float | None = ...,
+        keep: int = ...,
+        async_save: bool = ...,
+        context: type[Context] | None = ...,
     ) -> Callable[[Function], Task]: ...
     @overload
     def task(
@@ -138,6 +143,11 @@ class Experiment:
         criteria: Mapping[str, str] | None = ...,
         resources: Mapping[str, Any] | None = ...,
         seed_rng: bool = ...,
+        checkpoint_every: int | None = ...,
+        checkpoint_minutes: float | None = ...,
+        keep: int = ...,
+        async_save: bool = ...,
+        context: type[Context] | None = ...,
     ) -> Task: ...
     def task(
         self,
@@ -149,6 +159,11 @@ class Experiment:
         criteria: Mapping[str, str] | None = None,
         resources: Mapping[str, Any] | None = None,
         seed_rng: bool = True,
+        checkpoint_every: int | None = None,
+        checkpoint_minutes: float | None = None,
+        keep: int = 2,
+        async_save: bool = True,
+        context: type[Context] | None = None,
     ) -> Task | Callable[[Function], Task]:
         """Make a function that takes the context a task of this experiment.
 
@@ -160,6 +175,11 @@ class Experiment:
             criteria: Thresholds of this task; the experiment's belong to its last task.
             resources: What a run of this task needs; what is set here goes over the experiment's.
             seed_rng: Whether random number generators are seeded before the function is called.
+            checkpoint_every: Steps between checkpoints of what is assigned to the context.
+            checkpoint_minutes: Minutes between checkpoints; without either, 10.
+            keep: How many checkpoints stay, 2 or more.
+            async_save: Whether the training goes on while a checkpoint is written.
+            context: A class of contexts with typed attributes; by default what annotates the argument.
 
         Raises:
             ConfigurationError: Names the task and what can't be meant.
@@ -176,11 +196,13 @@ class Experiment:
                     fn=function,
                     experiment=self,
                     name=task_name,
-                    total_steps=_positive("total_steps", total_steps),
-                    eval_every=None if eval_every is None else _positive("eval_every", eval_every),
+                    total_steps=positive("total_steps", total_steps),
+                    eval_every=None if eval_every is None else positive("eval_every", eval_every),
                     own_criteria=parse_criteria(criteria),
                     resources=Resources.parse(resources or {}, "resources").over(self.resources),
-                    seed_rng=_flag("seed_rng", seed_rng),
+                    seed_rng=flag("seed_rng", seed_rng),
+                    checkpointing=Checkpointing.parse(checkpoint_every, checkpoint_minutes, keep, async_save),
+                    context=check_context(context),
                 )
             except ConfigurationError as error:
                 raise _located(error, f"experiment {self.name!r}, task {task_name!r}") from None
@@ -217,6 +239,9 @@ class Task:
     resources: Resources
     """What a run needs: the task's own wishes over the experiment's."""
     seed_rng: bool
+    checkpointing: Checkpointing
+    context: type[Context] | None
+    """The class of contexts it asks for; None: what annotates its argument."""
 
     def __post_init__(self) -> None:
         own = dict(vars(self))
@@ -236,7 +261,7 @@ class Task:
             return self.fn(ctx)
         from alchemy.execution import execute_plainly  # deferred: a declaration needs nothing that runs
 
-        return execute_plainly(self)
+        return execute_plainly(self, self.cases[0].params, self.experiment.replicates)
 
     @property
     def cases(self) -> tuple[Case, ...]:
@@ -295,39 +320,10 @@ def _checked_tags(tags: object) -> dict[str, str]:
     return dict(tags)
 
 
-def _positive(what: str, value: object) -> int:
-    # numpy's integers count too; True and 1e6 are accidents.
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        hint = f": write {int(value)}" if isinstance(value, float) and value.is_integer() else ""
-        raise ConfigurationError(f"{what} must be a positive int, not {type(value).__name__} {value!r}{hint}")
-    number = operator.index(value)
-    if number < 1:
-        raise ConfigurationError(f"{what} must be a positive int, not {number}")
-    return number
-
-
-def _flag(what: str, value: object) -> bool:
-    if isinstance(value, bool):
-        return value
-    raise ConfigurationError(f"{what} must be True or False, not {value!r}")
-
-
 def _check_function(fn: object, experiment: str) -> None:
-    """Refuse what could never run as a task, above all functions whose call would run nothing."""
     where = f"experiment {experiment!r}"
     if isinstance(fn, Task):
         raise ConfigurationError(
             f"{where}: {fn!r} is a task already; write the function once more, or use {fn.name}.fn"
         )
-    if not callable(fn) or not hasattr(fn, "__name__"):
-        raise ConfigurationError(f"{where}: @exp.task belongs on a function, not on {fn!r}")
-    if inspect.iscoroutinefunction(fn) or inspect.isasyncgenfunction(fn):
-        raise ConfigurationError(f"{where}: {fn.__name__}() can't be async; calling it would run nothing")
-    if inspect.isgeneratorfunction(fn):
-        raise ConfigurationError(f"{where}: {fn.__name__}() can't yield; calling it would run nothing")
-    try:
-        inspect.signature(fn).bind(object())
-    except TypeError as error:
-        raise ConfigurationError(
-            f"{where}: {fn.__name__}() must take one argument, the context ({error})"
-        ) from None
+    check_function(fn, where, "@exp.task")

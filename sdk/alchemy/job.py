@@ -3,8 +3,8 @@
 The parent claims the attempt and supervises; the case is executed in a fork of it, so that one interpreter
 starts per case. Whatever is heavy is imported in the fork.
 
-Exit status: that of the case (0 completed, 1 the user's code failed), or, for trouble that isn't the case's
-own,
+Exit status: that of the case (0 completed, 1 the user's code failed, 75 it was asked to stop and did, with
+what it had done saved), or, for trouble that isn't the case's own,
 
     0   the attempt is taken already: another process of the same submission runs it
     74  the disk: the attempt or its result could not be written
@@ -154,22 +154,25 @@ def _child(attempt: agent.AttemptDir, task: _Assignment) -> int:
 
 
 def _execute(attempt: agent.AttemptDir, spec: RunSpec) -> int:
-    from alchemy.errors import InfrastructureError
+    from alchemy.errors import STOPPED_STATUS, InfrastructureError, Stopped
     from alchemy.execution import execute, reject
     from alchemy.failure import describe
+    from alchemy.live import LiveParams
     from alchemy.loading import find_task, load
     from alchemy.params import scope
     from alchemy.recorder import FileRecorder
 
     start = agent.read_record(attempt.start) or {}
     recorder = FileRecorder(attempt, str(start.get("incarnation", "")))
-    task = None
+    task, params = None, LiveParams(spec.params)
     try:
-        with scope(spec.params):
+        with scope(params):
             task = find_task(load(spec.code), spec.experiment, spec.task)
-            execute(task, spec, recorder)
+            execute(task, spec, recorder, params=params)
     except (InfrastructureError, KeyboardInterrupt):
         raise
+    except Stopped as stop:
+        return _leave(STOPPED_STATUS, f"stopped by {stop.why}")
     except BaseException as error:  # noqa: BLE001  user code may raise anything, SystemExit too
         sys.stderr.write(describe(error).traceback)
         if task is None:

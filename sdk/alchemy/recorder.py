@@ -21,14 +21,16 @@ from typing import TYPE_CHECKING, Protocol
 
 import alchemy_agent as agent
 from alchemy.errors import InfrastructureError
+from alchemy.fencing import yield_to_later
+from alchemy.gpu import read_gpus
 from alchemy.rows import RowStream
 from alchemy.scalars import PendingScalar, Scalar
 
 if TYPE_CHECKING:
-    from alchemy.context import Position
+    from alchemy.position import Position
     from alchemy.result import Evaluation, Result
 
-__all__ = ["Fenced", "FileRecorder", "NullRecorder", "Recorder"]
+__all__ = ["FileRecorder", "NullRecorder", "Recorder"]
 
 _BLOCK = 1024
 """Rows that wait at most; the caller then turns them into lines itself."""
@@ -39,12 +41,21 @@ _PROGRESS_S = 1.0
 _PATIENCE_S = 1.0
 
 
-class Fenced(InfrastructureError):
-    """A later attempt of the run has begun, so this one may not record a result."""
-
-
 class Recorder(Protocol):
-    """Takes what a context reports. Called from one thread."""
+    """Takes what a context reports. Called from one thread, but for `sync` and `note_checkpoint`."""
+
+    @property
+    def attempt(self) -> agent.AttemptDir | None:
+        """The attempt whose files it writes; None if it writes none."""
+
+    def continue_from(self, metrics: Mapping[str, float]) -> None:
+        """Take the last values that an earlier attempt logged."""
+
+    def sync(self) -> None:
+        """Have every row logged so far on the disk, as far as it takes them."""
+
+    def note_checkpoint(self, step: int) -> None:
+        """Take that a checkpoint after this step is committed."""
 
     def follow(self, position: Position, total: int) -> None:
         """Begin: from now on report how far the loop has come, out of `total` steps."""
@@ -74,6 +85,21 @@ class NullRecorder:
 
     def __init__(self) -> None:
         self._last: dict[str, Scalar] = {}
+
+    @property
+    def attempt(self) -> agent.AttemptDir | None:
+        """None: nothing is written."""
+        return None
+
+    def continue_from(self, metrics: Mapping[str, float]) -> None:
+        """Remember the values."""
+        self._last.update(metrics)
+
+    def sync(self) -> None:
+        """Do nothing."""
+
+    def note_checkpoint(self, step: int) -> None:
+        """Do nothing."""
 
     def follow(self, position: Position, total: int) -> None:
         """Do nothing."""
@@ -118,6 +144,7 @@ class FileRecorder:
         self._add = self._rows.append
         self._position: Position | None = None
         self._total = 0
+        self._checkpoint: int | None = None
         self._reported: tuple[float, int] = (-_PROGRESS_S, -1)
         self._wake = threading.Event()
         self._room = threading.Event()
@@ -126,6 +153,31 @@ class FileRecorder:
         self._has_warned = False
         self._pid = os.getpid()
         self._thread: threading.Thread | None = None
+
+    @property
+    def attempt(self) -> agent.AttemptDir:
+        """The attempt whose files these are."""
+        return self._attempt
+
+    def continue_from(self, metrics: Mapping[str, float]) -> None:
+        """Take the last values that an earlier attempt logged; no row is written for them."""
+        self._metrics.last.update(metrics)
+
+    def sync(self) -> None:
+        """Write every row logged so far, and wait until they would survive a power loss.
+
+        Losing rows must not keep a checkpoint from being committed: that is a warning here, too.
+        """
+        self.flush()
+        try:
+            self._metrics.sync()
+            self._evals.sync()
+        except OSError as error:
+            self._warn(f"rows of metrics may not be on the disk: {error}")
+
+    def note_checkpoint(self, step: int) -> None:
+        """Have the progress record say that there is a checkpoint after this step."""
+        self._checkpoint = step
 
     def follow(self, position: Position, total: int) -> None:
         """Begin, with a thread that writes rows and progress."""
@@ -167,22 +219,13 @@ class FileRecorder:
         attempt = self._attempt
         record = {"run": attempt.run_dir.name, "attempt": attempt.name, **result.to_record()}
         try:
-            self._yield_to_later_attempt()
+            yield_to_later(attempt, "the result")
             agent.write_record(attempt.result, record)
         except OSError as error:
             raise InfrastructureError(
                 f"the result could not be written to {attempt.result}: {error}; free some space there "
                 "or choose another run root, and run the case again"
             ) from error
-
-    def _yield_to_later_attempt(self) -> None:
-        attempt = self._attempt
-        latest = attempt.run_dir.latest()
-        if latest is not None and (latest.k, latest.restarts) > (attempt.k, attempt.restarts):
-            raise Fenced(
-                f"attempt {latest.name} of {attempt.run_dir.path} has begun: "
-                f"the result of {attempt.name} is void"
-            )
 
     def abandon(self) -> None:
         """Write what is left, without a result."""
@@ -261,7 +304,14 @@ class FileRecorder:
 
     def _report(self, steps: int) -> None:
         self._reported = (self._clock(), steps)
-        self._progress.report(steps, self._total, _numbers(dict(self._metrics.last)), self._reported[0])
+        extra = {"checkpoint": self._checkpoint, "gpus": read_gpus()}
+        self._progress.report(
+            steps,
+            self._total,
+            _numbers(dict(self._metrics.last)),
+            self._reported[0],
+            {name: value for name, value in extra.items() if value is not None},
+        )
 
     def _finished_steps(self) -> int:
         position = self._position

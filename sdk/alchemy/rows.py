@@ -68,6 +68,15 @@ class RowStream:
             while self._blocks:
                 self._file.append(self._blocks.pop(0))
 
+    def sync(self) -> None:
+        """Wait until what was written would survive a power loss.
+
+        Raises:
+            OSError: It might not.
+        """
+        with self._writing:
+            self._file.sync()
+
     def close(self) -> None:
         """Close the file."""
         self._file.close()
@@ -95,6 +104,15 @@ class RowFile:
         except OSError:
             self.close()
             raise
+
+    def sync(self) -> None:
+        """Wait until what was appended would survive a power loss.
+
+        Raises:
+            OSError: It might not.
+        """
+        if self._fd is not None:
+            os.fsync(self._fd)
 
     def close(self) -> None:
         """Close the file; a later `append` opens it again."""

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from alchemy.cadence import Checkpointing
 from alchemy.context import Context
-from alchemy.recorder import NullRecorder
+from alchemy.lifecycle import Lifecycle
+from alchemy.live import LiveParams
+from alchemy.position import Position
+from alchemy.recorder import NullRecorder, Recorder
 from alchemy.result import Evaluation
 from alchemy.runspec import CodeRef, RunSpec
 from alchemy.scalars import Scalar
@@ -36,11 +40,28 @@ def make_spec(path: Path, params: Mapping[str, Value] | None = None, **changes: 
     return RunSpec(**{**fields, **changes})
 
 
-def make_context(total_steps: int = 10, eval_every: int | None = None, **options: Any) -> Context:
+def make_context(
+    total_steps: int = 10,
+    eval_every: int | None = None,
+    *,
+    params: Mapping[str, Value] | None = None,
+    recorder: Recorder | None = None,
+    before_steps: Callable[[], None] = lambda: None,
+    kind: type[Context] = Context,
+) -> Context:
     """Make a context that keeps what it is told in a `Notes`."""
-    options.setdefault("params", {})
-    options.setdefault("recorder", Notes())
-    return Context(total_steps=total_steps, eval_every=eval_every, **options)
+    recorder, position = recorder or Notes(), Position()
+    recorder.follow(position, total_steps)
+    lifecycle = Lifecycle(
+        position=position,
+        params=LiveParams(params or {}),
+        recorder=recorder,
+        checkpointing=Checkpointing(),
+        seed=0,
+        total_steps=total_steps,
+        before_steps=before_steps,
+    )
+    return kind(lifecycle=lifecycle, recorder=recorder, eval_every=eval_every)
 
 
 class Notes(NullRecorder):

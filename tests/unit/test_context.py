@@ -175,8 +175,8 @@ def test_parameters_are_those_of_the_case() -> None:
 
 def test_attributes_of_ones_own_are_free_and_ours_are_taken() -> None:
     ctx = make_context()
-    ctx.model = model = object()
-    assert ctx.model is model
+    ctx.history = history = [1, 2]
+    assert ctx.history is history
     for name in ("step", "steps", "params", "log", "total_steps"):
         with pytest.raises(ConfigurationError, match=rf"ctx.{name} is taken"):
             setattr(ctx, name, 1)

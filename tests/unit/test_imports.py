@@ -29,7 +29,7 @@ ALLOWED = {
 }
 ALLOWED_DEFERRED = {
     "alchemy_agent": set[str](),
-    "alchemy": {"torch", "numpy"},
+    "alchemy": {"torch", "numpy", "pynvml"},
     "pytest_alchemy": {"xdist"},
 }
 STARTS_PROCESSES = {"alchemy_agent", "pytest_alchemy.transport", "pytest_alchemy.gpus"}

@@ -211,6 +211,27 @@ def test_a_signal_ends_the_case_and_its_rows_are_there(node: Node) -> None:
     assert [row["step"] for row in read_rows(attempt.metrics)] == [0]
 
 
+def test_a_managed_training_that_is_asked_to_stop_leaves_with_a_status_of_its_own(node: Node) -> None:
+    source = SOURCE.replace("for step", "ctx.walk = {}\n    for step")
+    waiting = "import pathlib, time; pathlib.Path('held').touch(); time.sleep(0 if ctx.should_stop else 0.01)"
+    source = source.replace(
+        "ctx.log(loss=lr)", f"ctx.log(loss=lr)\n        while not ctx.should_stop: {waiting}"
+    )
+    run_dir = node.write_run("run-a", source)
+    attempt = run_dir.attempt("1-r0")
+    with node.start() as process:
+        eventually((node.code / "held").exists)
+        os.kill(process.pid, signal.SIGUSR1)
+        process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert (record(attempt.exit)["code"], record(attempt.result)["status"]) == (75, "stopped")
+    assert (
+        Path(attempt.stderr)
+        .read_text()
+        .endswith("alchemy: stopped by SIGUSR1\n")
+    )
+
+
 def test_a_crash_of_the_interpreter_shows_where_it_was(node: Node) -> None:
     source = SOURCE.replace("ctx.log(loss=lr)", "os.kill(os.getpid(), 11)")
     run_dir = node.write_run("run-a", source)

@@ -26,8 +26,21 @@ class JEMAModel:
     def parameters(self):
         return []
 
-def Adam(parameters):
-    return parameters
+    def state_dict(self):
+        return {"ctx_len": self.ctx_len}
+
+    def load_state_dict(self, state):
+        self.ctx_len = state["ctx_len"]
+
+class Adam:
+    def __init__(self, parameters, lr=0.001):
+        self.lr = lr
+
+    def state_dict(self):
+        return {"lr": self.lr}
+
+    def load_state_dict(self, state):
+        self.lr = state["lr"]
 
 batch = None
 

@@ -16,14 +16,16 @@ from typing import Any
 import pytest
 
 import alchemy_agent as agent
-from alchemy.context import Context, Position
+from alchemy.position import Position
 from alchemy.errors import InfrastructureError
-from alchemy.recorder import Fenced, FileRecorder
+from alchemy.fencing import Fenced
+from alchemy.recorder import FileRecorder
 from alchemy.result import Evaluation, Result
 from alchemy.rows import RowFile, encode
 from tests.support.agentlab import eventually, make_attempt, plain_environment, record
-from tests.support.sdklab import read_rows
+from tests.support.sdklab import make_context, read_rows
 
+ROOT = Path(__file__).parents[2]
 RESULT = Result(2, 2, Evaluation(1, {"acc": math.nan}), {"loss": 0.5}, 1.5)
 
 
@@ -34,7 +36,7 @@ def attempt(tmp_path: Path) -> agent.AttemptDir:
 
 def test_what_was_reported_lies_in_the_files_of_the_attempt(attempt: agent.AttemptDir) -> None:
     recorder = FileRecorder(attempt, "inc")
-    ctx = Context(params={}, total_steps=2, eval_every=1, recorder=recorder)
+    ctx = make_context(2, 1, recorder=recorder)
     for step in ctx.steps():
         ctx.log(loss=1 / (step + 1), lr=0.5)
         ctx.log_eval(acc=step)
@@ -97,7 +99,7 @@ def test_a_line_that_was_torn_does_not_spoil_the_next(tmp_path: Path) -> None:
 
 def test_a_busy_loop_loses_no_row_and_keeps_their_order(attempt: agent.AttemptDir) -> None:
     recorder = FileRecorder(attempt, "inc")
-    ctx = Context(params={}, total_steps=50_000, eval_every=None, recorder=recorder)
+    ctx = make_context(50_000, None, recorder=recorder)
     for step in ctx.steps():
         ctx.log(loss=step)
     recorder.conclude(RESULT)
@@ -107,11 +109,11 @@ def test_a_busy_loop_loses_no_row_and_keeps_their_order(attempt: agent.AttemptDi
 KILLED = """
 import os, sys, time
 import alchemy_agent as agent
-from alchemy.context import Context
 from alchemy.recorder import FileRecorder
+from tests.support.sdklab import make_context
 
 attempt = agent.RunDir(sys.argv[1]).attempt("1-r0")
-ctx = Context(params={}, total_steps=10**9, eval_every=None, recorder=FileRecorder(attempt, "inc"))
+ctx = make_context(10**9, None, recorder=FileRecorder(attempt, "inc"))
 for step in ctx.steps():
     ctx.log(loss=step, t=time.monotonic())
     if step % 100 == 0:
@@ -124,7 +126,7 @@ for step in ctx.steps():
 
 def test_what_was_logged_a_second_before_sigkill_is_on_the_disk(attempt: agent.AttemptDir) -> None:
     command = [sys.executable, "-c", KILLED, attempt.run_dir.path]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, env=plain_environment()) as child:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=plain_environment(), cwd=ROOT) as child:
         assert child.stdout is not None
         began = now = float(child.stdout.readline())
         while now < began + 1.5:
@@ -142,7 +144,7 @@ def test_what_was_logged_a_second_before_sigkill_is_on_the_disk(attempt: agent.A
 
 def test_progress_is_reported_while_the_loop_runs(attempt: agent.AttemptDir) -> None:
     recorder = FileRecorder(attempt, "inc")
-    ctx = Context(params={}, total_steps=10, eval_every=None, recorder=recorder)
+    ctx = make_context(10, None, recorder=recorder)
     for step in ctx.steps():
         if step == 4:
             ctx.log(loss=0.5)
@@ -158,13 +160,13 @@ def test_progress_is_reported_while_the_loop_runs(attempt: agent.AttemptDir) -> 
 FULL = """
 import resource, sys
 import alchemy_agent as agent
-from alchemy.context import Context
 from alchemy.recorder import FileRecorder
 from alchemy.result import Result
+from tests.support.sdklab import make_context
 
 attempt = agent.RunDir(sys.argv[1]).attempt("1-r0")
 recorder = FileRecorder(attempt, "inc")
-ctx = Context(params={}, total_steps=200, eval_every=None, recorder=recorder)
+ctx = make_context(200, None, recorder=recorder)
 unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
 resource.setrlimit(resource.RLIMIT_FSIZE, (5000, unlimited[1]))
 for step in ctx.steps():
@@ -179,7 +181,9 @@ recorder.conclude(Result(200, 200, None, {}, 1.0))
 
 def test_a_full_disk_is_a_warning_once_and_costs_only_the_rows_meanwhile(attempt: agent.AttemptDir) -> None:
     command = [sys.executable, "-c", FULL, attempt.run_dir.path]
-    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, env=plain_environment(), check=True)
+    done = subprocess.run(
+        command, stderr=subprocess.PIPE, text=True, env=plain_environment(), cwd=ROOT, check=True
+    )
     assert done.stderr.count("could not be written") == 1
     assert "training goes on" in done.stderr
     steps = [row["step"] for row in read_rows(attempt.metrics)]

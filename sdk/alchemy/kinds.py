@@ -1,0 +1,339 @@
+"""Which objects a checkpoint can hold, and how each is captured and restored.
+
+A holder keeps one managed value of the user's, who goes on using the object itself: nothing is wrapped. It is
+captured on the training's thread, between two steps, into something that later changes can't reach.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, TypeAlias
+
+from alchemy import jsonform, loader, rng, tensors
+from alchemy.errors import BrokenCheckpoint, ConfigurationError
+
+__all__ = [
+    "KINDS",
+    "ArrayHolder",
+    "Blob",
+    "Captured",
+    "CustomHolder",
+    "GeneratorHolder",
+    "Holder",
+    "Inline",
+    "JsonHolder",
+    "LoaderHolder",
+    "Saved",
+    "StateHolder",
+    "TensorHolder",
+    "hold",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Inline:
+    """A captured value small enough to stand in `loop.json`."""
+
+    form: Any
+    """JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """A captured value that becomes a file of its own."""
+
+    suffix: str
+    write: Callable[[Any], object]
+    """Writes it to a binary file; called later, on another thread."""
+    note: Any = None
+    """JSON that `restore` gets back, from `loop.json`."""
+
+
+Captured: TypeAlias = "Inline | Blob"
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """A value as a checkpoint that was verified has it."""
+
+    kind: str
+    form: Any = None
+    """What was `Inline`, or the note of a `Blob`."""
+    path: Path | None = None
+    """The file of a `Blob`."""
+
+
+class Holder(Protocol):
+    """Keeps one managed value."""
+
+    kind: ClassVar[str]
+    value: Any
+
+    def capture(self) -> Captured:
+        """Take a copy of what the value is now.
+
+        Raises:
+            ConfigurationError: It holds something by now that can't be saved.
+        """
+
+    def restore(self, saved: Saved) -> None:
+        """Bring the value to what was saved, in place; where it can't be changed in place, replace it.
+
+        Raises:
+            ConfigurationError: It doesn't fit what was saved.
+        """
+
+
+class StateHolder:
+    """Anything with `state_dict` and `load_state_dict`: modules, optimizers, schedulers, averages …."""
+
+    kind: ClassVar[str] = "torch"
+
+    def __init__(self, value: Any) -> None:
+        """Take the object.
+
+        Raises:
+            ConfigurationError: Its state holds something that can't be saved.
+        """
+        self.value = value
+        self._buffers = tensors.Buffers()
+        tensors.check_saveable(value.state_dict())
+
+    def capture(self) -> Captured:
+        """Copy its state into memory that is kept for the next time."""
+        state = self._buffers.capture(self.value.state_dict())
+        return Blob(".pt", lambda file: tensors.write_state(state, file), _shapes(self.value))
+
+    def restore(self, saved: Saved) -> None:
+        """Load its state."""
+        # Loading an optimizer matches states with parameters by their order alone.
+        if saved.form != (now := _shapes(self.value)):
+            raise ConfigurationError(
+                f"its parameters had the shapes {saved.form} when it was saved, and have {now} now"
+            )
+        try:
+            tensors.load_into(self.value, str(saved.path))
+        except (OSError, BrokenCheckpoint):
+            raise
+        except Exception as error:
+            raise ConfigurationError(f"its load_state_dict raised {type(error).__name__}: {error}") from error
+
+
+class TensorHolder:
+    """A tensor of its own; restored in place."""
+
+    kind: ClassVar[str] = "tensor"
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+        self._buffers = tensors.Buffers()
+
+    def capture(self) -> Captured:
+        """Copy it into memory that is kept for the next time."""
+        state = self._buffers.capture({"tensor": self.value.detach()})
+        return Blob(".pt", lambda file: tensors.write_state(state, file))
+
+    def restore(self, saved: Saved) -> None:
+        """Copy what was saved into it."""
+        state: Any = tensors.read_state(str(saved.path), mapped=False)
+        then = state["tensor"]
+        if (then.shape, then.dtype) != (self.value.shape, self.value.dtype):
+            raise ConfigurationError(
+                f"it was saved with shape {tuple(then.shape)} and {then.dtype}, and is of shape "
+                f"{tuple(self.value.shape)} and {self.value.dtype} now"
+            )
+        self.value.detach().copy_(then)
+
+
+class ArrayHolder:
+    """A numpy array, restored in place, or a numpy number, which is replaced."""
+
+    kind: ClassVar[str] = "array"
+
+    def __init__(self, value: Any) -> None:
+        """Take the array.
+
+        Raises:
+            ConfigurationError: Its elements are Python objects, which only pickle could save.
+        """
+        self.value = value
+        if value.dtype.hasobject:
+            raise ConfigurationError(f"an array of dtype {value.dtype} holds Python objects")
+
+    def capture(self) -> Captured:
+        """Copy it."""
+        copy = self.value.copy()
+        return Blob(".npy", lambda file: _numpy().lib.format.write_array(file, copy, allow_pickle=False))
+
+    def restore(self, saved: Saved) -> None:
+        """Copy what was saved into it."""
+        numpy = _numpy()
+        then = numpy.load(saved.path, allow_pickle=False)
+        if (then.shape, then.dtype) != (self.value.shape, self.value.dtype):
+            raise ConfigurationError(
+                f"it was saved with shape {then.shape} and {then.dtype}, and is of shape {self.value.shape} "
+                f"and {self.value.dtype} now"
+            )
+        if isinstance(self.value, numpy.ndarray):
+            self.value[...] = then
+        else:
+            self.value = then[()]
+
+
+class JsonHolder:
+    """None, a bool, int, float or str, or lists, tuples and dicts of these."""
+
+    kind: ClassVar[str] = "json"
+
+    def __init__(self, value: Any) -> None:
+        """Take the value.
+
+        Raises:
+            ConfigurationError: It is something else.
+        """
+        self.value = value
+        self.capture()
+
+    def capture(self) -> Captured:
+        """Encode it."""
+        try:
+            return Inline(jsonform.encode(self.value))
+        except jsonform.NotPlain as error:
+            raise ConfigurationError(str(error)) from None
+
+    def restore(self, saved: Saved) -> None:
+        """Fill a list or dict with what was saved, so that other names for it see it; replace the rest."""
+        then = jsonform.decode(saved.form)
+        if type(then) is type(self.value) is list:
+            self.value[:] = then
+        elif type(then) is type(self.value) is dict:
+            self.value.clear()
+            self.value.update(then)
+        else:
+            self.value = then
+
+
+class GeneratorHolder:
+    """A random number generator of the user's own: of Python, numpy or torch."""
+
+    kind: ClassVar[str] = "generator"
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def capture(self) -> Captured:
+        """Take its state."""
+        return Inline(rng.capture_generator(self.value))
+
+    def restore(self, saved: Saved) -> None:
+        """Set its state."""
+        try:
+            rng.restore_generator(self.value, saved.form)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise ConfigurationError(
+                f"it is another kind of generator than the one saved: {error}"
+            ) from error
+
+
+class LoaderHolder:
+    """A `torch.utils.data.DataLoader`: how far it is in its epoch, and in which order it goes on."""
+
+    kind: ClassVar[str] = "loader"
+
+    def __init__(self, value: Any, seed: int) -> None:
+        self.value = value
+        self.cursor = loader.adopt(value, seed=seed)
+
+    def capture(self) -> Captured:
+        """Take its position."""
+        return Inline(self.cursor.capture())
+
+    def restore(self, saved: Saved) -> None:
+        """Let its next iteration go on where the saved one was."""
+        self.cursor.restore(saved.form)
+
+
+class CustomHolder:
+    """Whatever two functions of the user's can turn into bytes and back."""
+
+    kind: ClassVar[str] = "custom"
+
+    def __init__(self, value: Any, save: Callable[[Any], bytes], load: Callable[[Any, bytes], Any]) -> None:
+        self.value = value
+        self._save, self._load = save, load
+
+    def capture(self) -> Captured:
+        """Call `save`."""
+        data = self._save(self.value)
+        if not isinstance(data, (bytes, bytearray, memoryview)):
+            raise ConfigurationError(f"its save= returned {type(data).__qualname__} and not bytes")
+        copy = bytes(data)
+        return Blob(".bin", lambda file: file.write(copy))
+
+    def restore(self, saved: Saved) -> None:
+        """Call `load`; what it returns, unless that is None, replaces the value."""
+        assert saved.path is not None  # noqa: S101  for the type checker: a blob has a file
+        replacement = self._load(self.value, saved.path.read_bytes())
+        if replacement is not None:
+            self.value = replacement
+
+
+KINDS = (
+    "objects with state_dict and load_state_dict (torch modules, optimizers, schedulers …), DataLoaders, "
+    "tensors, numpy arrays, random number generators (random.Random, numpy.random.Generator, "
+    "torch.Generator), and None, bool, int, float, str with lists, tuples and dicts of these"
+)
+"""For people: what `hold` takes."""
+
+
+def hold(value: Any, seed: int) -> Holder:
+    """Return a holder of the kind that fits the value.
+
+    Args:
+        value: The user's object.
+        seed: Seeds the randomness inside a loader's workers.
+
+    Raises:
+        ConfigurationError: No kind fits, or the object holds something that can't be saved.
+    """
+    if has_state(value):
+        return StateHolder(value)
+    if loader.is_loader(value):
+        return LoaderHolder(value, seed)
+    if _is_of("torch", ("Tensor",), value):
+        return TensorHolder(value)
+    if _is_of("numpy", ("ndarray", "generic"), value):
+        return ArrayHolder(value)
+    if rng.is_generator(value):
+        return GeneratorHolder(value)
+    return JsonHolder(value)
+
+
+def has_state(value: object) -> bool:
+    """Tell whether an object (not a class) has the two methods by which torch saves and loads."""
+    return not isinstance(value, type) and all(
+        callable(getattr(value, name, None)) for name in ("state_dict", "load_state_dict")
+    )
+
+
+def _is_of(library: str, names: Iterable[str], value: object) -> bool:
+    """Tell whether a value is of a library's types, which it can be only if that is loaded."""
+    module: Any = sys.modules.get(library)
+    return module is not None and isinstance(value, tuple(getattr(module, name) for name in names))
+
+
+def _numpy() -> Any:
+    import numpy as np  # deferred: only who hands in an array has it
+
+    return np
+
+
+def _shapes(value: Any) -> list[list[list[int]]] | None:
+    """Return the shapes of an optimizer's parameters by group; None of what is no optimizer."""
+    groups = getattr(value, "param_groups", None)
+    if not isinstance(groups, list) or not callable(getattr(value, "step", None)):
+        return None
+    return [[list(parameter.shape) for parameter in group["params"]] for group in groups]

@@ -1,0 +1,106 @@
+"""Where an attempt begins: at step 0, or after the newest checkpoint that can be trusted.
+
+Decided once, before any code of the user's runs, with every hash checked by then. What was decided stands in
+the attempt's `resume.json`, which is written when the loop begins, since only then is known whether the
+machine is the same.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import alchemy_agent as agent
+from alchemy.checkpoint.selection import Choice, choose
+from alchemy.checkpoint.store import Checkpoint
+from alchemy.errors import CheckpointUnusable
+from alchemy.loopstate import LOOP_FILE, LoopState
+from alchemy.values import Checkpointed
+
+__all__ = ["FRESH", "Beginning", "begin_attempt"]
+
+FRESH = "ALCHEMY_FRESH"
+"""Environment variable: where it is 1, an attempt starts at step 0 whatever there is."""
+
+_log = logging.getLogger("alchemy")
+
+
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """From where an attempt goes on."""
+
+    attempt: agent.AttemptDir
+    choice: Choice
+    state: LoopState | None
+    """What the chosen checkpoint says; None at step 0."""
+    is_fresh: bool = False
+    """Whether the user wished to start over."""
+
+    @property
+    def checkpoint(self) -> Checkpoint | None:
+        """The checkpoint to resume from; None at step 0."""
+        return self.choice.checkpoint
+
+    @property
+    def step(self) -> int:
+        """The first step to run."""
+        return 0 if self.state is None else self.state.step + 1
+
+    def checkpointed(self) -> Checkpointed | None:
+        """Return what is to be restored."""
+        if self.state is None or self.checkpoint is None:
+            return None
+        directory = self.checkpoint.path
+        values = {name: stored.at(directory) for name, stored in self.state.values.items()}
+        return Checkpointed(str(directory), values, self.state.deleted)
+
+    def record(self, differences: Sequence[str]) -> None:
+        """Write `resume.json`.
+
+        Raises:
+            OSError: It is not there.
+        """
+        checkpoint = self.checkpoint
+        rejected = [{"checkpoint": name, "why": why} for name, why in self.choice.rejected]
+        agent.write_record(
+            self.attempt.resume,
+            {
+                "run": self.attempt.run_dir.name,
+                "attempt": self.attempt.name,
+                "from": None if checkpoint is None else checkpoint.ref.to_record(),
+                "fresh": self.is_fresh,
+                "rejected": rejected,
+                "exact": not differences,
+                "differences": list(differences),
+                "time": round(time.time(), 3),  # for people
+            },
+        )
+
+
+def begin_attempt(attempt: agent.AttemptDir) -> Beginning:
+    """Choose what an attempt resumes from; what had to be passed over is said loudly.
+
+    Raises:
+        CheckpointUnusable: The run had progress, and nothing of it can be trusted.
+        OSError: The run directory can't be read.
+    """
+    if os.environ.get(FRESH) == "1" and attempt.restarts == 0:  # a restart goes on with what was begun afresh
+        return Beginning(attempt, Choice(None, ()), None, is_fresh=True)
+    choice = choose(attempt)
+    for name, why in choice.rejected:
+        _log.warning("%s: checkpoint %s can't be used: %s", attempt.run_dir.path, name, why)
+    if choice.checkpoint is None:
+        return Beginning(attempt, choice, None)
+    path = choice.checkpoint.path / LOOP_FILE
+    try:
+        state = LoopState.decode(path.read_bytes())
+    except ValueError as error:
+        raise CheckpointUnusable(
+            f"{path} is as it was written and can't be understood: {error}. Was it written by another "
+            "version of pytest-alchemy? Use that one, or start over: pytest --alchemy-fresh, or "
+            "ALCHEMY_FRESH=1"
+        ) from error
+    return Beginning(attempt, choice, state)
