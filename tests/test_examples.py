@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections import Counter
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from alchemy_agent import read_record
+from tests.support.agentlab import eventually
 from tests.support.sessions import run_pytest, run_python
 
 ROOT = Path(__file__).parents[1]
@@ -38,13 +43,43 @@ def test_a_smoke_test_runs_every_example(tmp_path: Path) -> None:
     printed = _run(tmp_path, "--alchemy-max-steps=2")
     assert _verdicts(printed).total() == 9
     assert printed.count("test_digits_data.py::") == 6
-    assert len(list((tmp_path / "jobs").iterdir())) == 9
+    assert "resume.py::train[seed=42] PASSED" in printed
+    assert len(list((tmp_path / "jobs").iterdir())) == 10
 
 
 def test_half_the_picture_is_refuted_and_the_whole_supported(tmp_path: Path) -> None:
     """The two cases nearest to each other; all nine are a long test."""
     printed = _run(tmp_path, "-k", "ctx_len>=32 and seed=789")
     assert _verdicts(printed) == {"XFAIL": 1, "PASSED": 1}
+
+
+def test_a_training_that_is_killed_goes_on_and_ends_with_the_same_weights(tmp_path: Path) -> None:
+    """As its first lines say, with fewer steps: killed twice, against once undisturbed."""
+    copy = tmp_path / "resume.py"
+    source = (EXAMPLES / "resume.py").read_text()
+    copy.write_text(source.replace("STEPS = 3000", "STEPS = 600").replace("eval_every=500", "eval_every=100"))
+    command = ("-p", "no:cacheprovider", "resume.py", "-s")
+    whole = run_pytest(*command, "--alchemy-root=whole", cwd=tmp_path).stdout
+    for attempt, step in (("1-r0", 150), ("2-r0", 320)):
+        _run_until(tmp_path, command, attempt, step)
+    last = run_pytest(*command, "--alchemy-root=killed", cwd=tmp_path).stdout
+    assert re.search(r"600/600 \(from \d+\)", last)
+    told = re.compile(r"step  600  accuracy \S+  weights \S+")
+    assert told.findall(last) == told.findall(whole) != []
+
+
+def _run_until(directory: Path, command: Sequence[str], attempt: str, step: int) -> None:
+    """Start pytest, and kill it when the attempt is that far."""
+    argv = [sys.executable, "-m", "pytest", *command, "--alchemy-root=killed"]
+    with subprocess.Popen(argv, cwd=directory, stdout=subprocess.DEVNULL) as session:
+
+        def is_that_far() -> bool:
+            assert session.poll() is None, "it ended too early"
+            found = [read_record(path) or {} for path in directory.glob("killed/jobs/*/progress.json")]
+            return any(each.get("attempt") == attempt and each["step"] >= step for each in found)
+
+        eventually(is_that_far)
+        session.kill()
 
 
 @pytest.mark.long
