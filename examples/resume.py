@@ -4,8 +4,8 @@
     pytest examples/resume.py -s              # the same command again goes on from the last checkpoint
     pytest examples/resume.py -s --alchemy-fresh    # starts over; the last line printed is the same
 
-There is no line about resuming below. What is assigned to `ctx` is saved every 100 steps and restored, with the
-place in the shuffled epoch, the noise and the dropout.
+There is no line about resuming below. What is assigned to `ctx` is saved every 100 steps and restored, with
+the place in the shuffled epoch, the noise and the dropout.
 """
 
 from __future__ import annotations

@@ -166,10 +166,10 @@ class Lifecycle:
         return start, bound, gone
 
     def _begin_attempt(self, beginning: Beginning) -> None:
-        state = beginning.state
+        state, here = beginning.state, machine.facts()
         if state is not None:
             self.params.restore(state.params)
-            changed = machine.differences(state.machine, machine.facts())
+            changed = machine.differences(state.machine, here)
             self._inexact = list(dict.fromkeys([*state.inexact, *changed, *self.values.inexact()]))
             if self._inexact:
                 _log.warning(
@@ -180,7 +180,7 @@ class Lifecycle:
                 )
             rng.restore(dict(state.rng))  # last, since everything before may draw numbers
         with suppress(OSError):  # an observation
-            beginning.record(self._inexact)
+            beginning.record(self._inexact, here)
         assert self._desk is not None  # noqa: S101  for the type checker
         self._desk.recover()
         if self._stop is not None:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import alchemy_agent as agent
 from alchemy.checkpoint.selection import Choice, choose
@@ -57,8 +58,12 @@ class Beginning:
         values = {name: stored.at(directory) for name, stored in self.state.values.items()}
         return Checkpointed(str(directory), values, self.state.deleted)
 
-    def record(self, differences: Sequence[str]) -> None:
+    def record(self, differences: Sequence[str], machine: Mapping[str, Any]) -> None:
         """Write `resume.json`.
+
+        Args:
+            differences: Why the attempt is not bit-exact; none if it is.
+            machine: As `alchemy.machine.facts` returns it.
 
         Raises:
             OSError: It is not there.
@@ -75,6 +80,7 @@ class Beginning:
                 "rejected": rejected,
                 "exact": not differences,
                 "differences": list(differences),
+                "machine": dict(machine),
                 "time": round(time.time(), 3),  # for people
             },
         )

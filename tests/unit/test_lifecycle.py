@@ -72,6 +72,37 @@ def test_an_attempt_goes_on_after_the_last_checkpoint(tmp_path: Path) -> None:
     assert [row["step"] for row in read_evals(run.run_dir)] == [2, 5, 8, 9]
 
 
+def test_the_receipt_says_where_it_began_and_on_what_machine(tmp_path: Path) -> None:
+    run = Run(tmp_path, Counting(dies_at=7), async_save=False)
+    with pytest.raises(Died):
+        run.attempt()
+    assert run.resumed()["from"] is None
+    run.attempt()
+    golden = record(Path(__file__).parents[1] / "data/wire/v1/resume.json")
+    assert set(run.resumed()) == set(golden)
+    assert set(run.resumed()["from"]) == set(golden["from"])
+    assert run.resumed()["machine"]["threads"] == torch.get_num_threads()
+    assert run.resumed()["machine"]["cpu_instructions"] == torch.backends.cpu.get_cpu_capability()
+
+
+def test_another_number_of_threads_is_not_bit_exact_and_said_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    training, threads = Counting(dies_at=7), torch.get_num_threads()
+    run = Run(tmp_path, training, async_save=False)
+    with pytest.raises(Died):
+        run.attempt()
+    try:
+        torch.set_num_threads(threads + 1)
+        with caplog.at_level(logging.WARNING):
+            result = run.attempt()
+    finally:
+        torch.set_num_threads(threads)
+    assert result.inexact == (f"threads {threads} -> {threads + 1}",)
+    assert (run.resumed()["exact"], run.resumed()["differences"]) == (False, list(result.inexact))
+    assert "not bit-exact" in caplog.text
+
+
 def test_the_result_names_its_final_checkpoint(tmp_path: Path) -> None:
     run = Run(tmp_path, Counting())
     result = run.attempt()
