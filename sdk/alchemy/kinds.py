@@ -7,10 +7,11 @@ captured on the training's thread, between two steps, into something that later 
 from __future__ import annotations
 
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 from alchemy import jsonform, loader, rng, tensors
 from alchemy.errors import BrokenCheckpoint, ConfigurationError
@@ -66,12 +67,13 @@ class Saved:
     """The file of a `Blob`."""
 
 
-class Holder(Protocol):
+class Holder(ABC):
     """Keeps one managed value."""
 
     kind: ClassVar[str]
     value: Any
 
+    @abstractmethod
     def capture(self) -> Captured:
         """Take a copy of what the value is now.
 
@@ -79,6 +81,7 @@ class Holder(Protocol):
             ConfigurationError: It holds something by now that can't be saved.
         """
 
+    @abstractmethod
     def restore(self, saved: Saved) -> None:
         """Bring the value to what was saved, in place; where it can't be changed in place, replace it.
 
@@ -86,8 +89,16 @@ class Holder(Protocol):
             ConfigurationError: It doesn't fit what was saved.
         """
 
+    def set_right(self, saved: Saved) -> None:
+        """Do so once more, right before the first step.
 
-class StateHolder:
+        Raises:
+            ConfigurationError: As in `restore`.
+        """
+        self.restore(saved)
+
+
+class StateHolder(Holder):
     """Anything with `state_dict` and `load_state_dict`: modules, optimizers, schedulers, averages …."""
 
     kind: ClassVar[str] = "torch"
@@ -122,7 +133,7 @@ class StateHolder:
             raise ConfigurationError(f"its load_state_dict raised {type(error).__name__}: {error}") from error
 
 
-class TensorHolder:
+class TensorHolder(Holder):
     """A tensor of its own; restored in place."""
 
     kind: ClassVar[str] = "tensor"
@@ -148,7 +159,7 @@ class TensorHolder:
         self.value.detach().copy_(then)
 
 
-class ArrayHolder:
+class ArrayHolder(Holder):
     """A numpy array, restored in place, or a numpy number, which is replaced."""
 
     kind: ClassVar[str] = "array"
@@ -183,7 +194,7 @@ class ArrayHolder:
             self.value = then[()]
 
 
-class JsonHolder:
+class JsonHolder(Holder):
     """None, a bool, int, float or str, or lists, tuples and dicts of these."""
 
     kind: ClassVar[str] = "json"
@@ -216,7 +227,7 @@ class JsonHolder:
             self.value = then
 
 
-class GeneratorHolder:
+class GeneratorHolder(Holder):
     """A random number generator of the user's own: of Python, numpy or torch."""
 
     kind: ClassVar[str] = "generator"
@@ -238,7 +249,7 @@ class GeneratorHolder:
             ) from error
 
 
-class LoaderHolder:
+class LoaderHolder(Holder):
     """A `torch.utils.data.DataLoader`: how far it is in its epoch, and in which order it goes on."""
 
     kind: ClassVar[str] = "loader"
@@ -252,11 +263,15 @@ class LoaderHolder:
         return Inline(self.cursor.capture())
 
     def restore(self, saved: Saved) -> None:
-        """Let its next iteration go on where the saved one was."""
+        """See whether it fits; code before the loop may iterate over it as it did in the first attempt."""
+        self.cursor.check(saved.form)
+
+    def set_right(self, saved: Saved) -> None:
+        """Let its iteration go on where the saved one was."""
         self.cursor.restore(saved.form)
 
 
-class CustomHolder:
+class CustomHolder(Holder):
     """Whatever two functions of the user's can turn into bytes and back."""
 
     kind: ClassVar[str] = "custom"

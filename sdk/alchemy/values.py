@@ -7,7 +7,8 @@ earlier values (a scheduler rescales its optimizer). From then on an assignment 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -84,7 +85,7 @@ class ManagedValues:
         self._on_bind(name, value)
         self._holders[name] = holder
         if not self._has_begun:
-            self._restore_first(name, holder)
+            self._restore(name, holder)
         return holder.value
 
     def forget(self, name: str) -> None:
@@ -115,7 +116,7 @@ class ManagedValues:
         for name in sorted(
             self._holders, key=lambda name: hasattr(self._holders[name].value, "param_groups")
         ):
-            self._restore(name, self._holders[name])
+            self._set_right(name, self._holders[name])
         return {name: holder.value for name, holder in self._holders.items()}, gone
 
     def capture(self) -> dict[str, tuple[str, Captured]]:
@@ -158,7 +159,7 @@ class ManagedValues:
                 f"local variable, or on ctx under a name that begins with _"
             ) from None
 
-    def _restore_first(self, name: str, holder: Holder) -> None:
+    def _restore(self, name: str, holder: Holder) -> None:
         __tracebackhide__ = True
         resumed = self._resumed
         if resumed is None or name in resumed.deleted:
@@ -168,24 +169,21 @@ class ManagedValues:
                 f"ctx.{name} is not in the checkpoint {resumed.where}, which has {_listed(resumed.values)}: "
                 f"it would start anew beside values that don't. Take it away, {_START_OVER}"
             )
-        self._restore(name, holder)
-
-    def _restore(self, name: str, holder: Holder) -> None:
-        __tracebackhide__ = True
-        assert self._resumed is not None  # noqa: S101  for the type checker
-        saved = self._resumed.values.get(name)
-        if saved is None:
-            return
-        where = f"ctx.{name} does not fit the checkpoint {self._resumed.where}"
+        saved = resumed.values[name]
         if saved.kind != holder.kind:
             raise ConfigurationError(
-                f"{where}: it was saved as {saved.kind}, and is {holder.kind} now; make it what it was, "
-                f"{_START_OVER}"
+                f"{_unfit(name, resumed)}: it was saved as {saved.kind}, and is {holder.kind} now; make it "
+                f"what it was, {_START_OVER}"
             )
-        try:
+        with _fitting(name, resumed):
             holder.restore(saved)
-        except ConfigurationError as error:
-            raise ConfigurationError(f"{where}: {error}. Make it what it was, {_START_OVER}") from error
+
+    def _set_right(self, name: str, holder: Holder) -> None:
+        __tracebackhide__ = True
+        resumed = self._resumed
+        assert resumed is not None  # noqa: S101  for the type checker
+        with _fitting(name, resumed):
+            holder.set_right(resumed.values[name])
 
     def _unclaimed(self) -> list[str]:
         assert self._resumed is not None  # noqa: S101  for the type checker
@@ -202,6 +200,21 @@ class ManagedValues:
                 f"not assign before ctx.steps(): assign it there, so that it can be restored, {_START_OVER}"
             )
         self._holders[name] = JsonHolder(None)
+
+
+@contextmanager
+def _fitting(name: str, resumed: Checkpointed) -> Iterator[None]:
+    """Say of which name and checkpoint it is true that something doesn't fit."""
+    try:
+        yield
+    except ConfigurationError as error:
+        raise ConfigurationError(
+            f"{_unfit(name, resumed)}: {error}. Make it what it was, {_START_OVER}"
+        ) from error
+
+
+def _unfit(name: str, resumed: Checkpointed) -> str:
+    return f"ctx.{name} does not fit the checkpoint {resumed.where}"
 
 
 def _capture(name: str, holder: Holder) -> Captured:

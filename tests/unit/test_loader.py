@@ -73,6 +73,15 @@ class Jittered(Numbers):
         )
 
 
+class Seeds(Numbers):
+    """The seed that its worker was started with."""
+
+    def __getitem__(self, index: int) -> Any:
+        info = torch.utils.data.get_worker_info()
+        assert info is not None
+        return torch.tensor([index, info.seed])
+
+
 class Stream(IterableDataset[Any]):
     """Counts, shuffled once at its beginning if asked for, divided among workers."""
 
@@ -204,6 +213,10 @@ WORKERS: dict[str, Build] = {
     ),
     "generator, persistent workers": lambda: DataLoader(
         Numbers(), 3, shuffle=True, num_workers=2, persistent_workers=True, generator=seeded()
+    ),
+    "seed of a worker": lambda: DataLoader(Seeds(), 3, shuffle=True, num_workers=1),
+    "seed of a persistent worker": lambda: DataLoader(
+        Seeds(), 3, shuffle=True, num_workers=1, persistent_workers=True
     ),
     "stream, workers": lambda: DataLoader(Stream(shuffle=True, noise=True), batch_size=3, num_workers=2),
 }
@@ -389,6 +402,7 @@ def test_a_loader_that_is_followed_gives_what_it_would_give_otherwise(name: str)
     torch.manual_seed(3)
     draw()
     plain = again_and_again(CASES[name]())
+    draw()
     assert [[next(plain).tolist(), draw()] for _ in range(9)] == followed.steps
 
 
@@ -760,10 +774,11 @@ def test_persistent_workers_that_were_started_before_are_replaced() -> None:
 
 
 def test_workers_end_with_their_loader() -> None:
+    before = multiprocessing.active_children()
     loader = DataLoader(Numbers(), num_workers=1, persistent_workers=True)
     adopt(loader, seed=0)
     look_at_all(loader)
-    workers = multiprocessing.active_children()
+    workers = [worker for worker in multiprocessing.active_children() if worker not in before]
     assert workers
     gc.disable()
     try:
