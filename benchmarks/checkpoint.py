@@ -11,7 +11,6 @@ from __future__ import annotations
 import gc
 import os
 import shutil
-import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -24,9 +23,10 @@ import torch
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
 import alchemy_agent as agent
-from alchemy.checkpoint.store import write_checkpoint
 from alchemy.checkpoint.writing import Part
-from alchemy.tensors import Buffers, write_state
+from alchemy.kinds import Blob
+from alchemy.saver import Contents, Saver
+from alchemy.values import ManagedValues
 from benchmarks._measure import arguments, goal, header, interleaved, medians, table
 from benchmarks._training import Training, directory
 
@@ -111,24 +111,35 @@ def _clean(place: Path) -> None:
 
 @contextmanager
 def ours(training: Training, run: Path) -> Iterator[Callable[[], Saved]]:
-    """Lend a function that saves: copies on this thread, writes and commits on another."""
+    """Lend a function that saves as the loop does: copies on this thread, writes and commits on another."""
     attempt = agent.claim_attempt(agent.RunDir(str(run)), 1, 0)
-    buffers = {name: Buffers(name) for name in training.state()}
+    values = ManagedValues(seed=0)
+    values.assign("model", training.model)
+    values.assign("optimizer", training.optimizer)
     steps = iter(range(10**6))
+    ended: list[float] = []
 
-    def write(copies: dict[str, Any]) -> None:
-        parts = [Part(f"{name}.pt", partial(write_state, copy)) for name, copy in copies.items()]
-        step = next(steps)
-        write_checkpoint(attempt, step, parts, seq=step, parent=None, kinds={}, applied=())
+    def capture() -> Contents:
+        captured = values.capture().items()
+        parts = [
+            Part(name + each.suffix, each.write) for name, (_, each) in captured if isinstance(each, Blob)
+        ]
+        return Contents(next(steps), parts, {name: kind for name, (kind, _) in captured}, ())
+
+    saver = Saver(
+        attempt,
+        keep=2,
+        resumed=None,
+        before_commit=lambda: None,
+        on_end=lambda _: ended.append(time.perf_counter()),
+    )
 
     def save() -> Saved:
         started = time.perf_counter()
-        copies = {name: buffers[name].capture(state) for name, state in training.state().items()}
-        writer = threading.Thread(target=write, args=(copies,))
-        writer.start()
+        saver.save(capture, is_async=True)
         blocked = time.perf_counter() - started
-        writer.join()
-        return Saved(blocked, time.perf_counter() - started)
+        saver.wait()
+        return Saved(blocked, ended[-1] - started)
 
     yield save
 
