@@ -24,9 +24,9 @@ from torch.distributed.checkpoint.state_dict_saver import async_save
 
 import alchemy_agent as agent
 from alchemy.checkpoint.writing import Part
-from alchemy.kinds import Blob
-from alchemy.saver import Contents, Saver
-from alchemy.values import ManagedValues
+from alchemy.loop.saver import Contents, Saver
+from alchemy.state.kinds import Blob
+from alchemy.state.values import ManagedValues
 from benchmarks._measure import arguments, goal, header, interleaved, medians, table
 from benchmarks._training import Training, directory
 

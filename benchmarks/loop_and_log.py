@@ -21,7 +21,11 @@ from typing import Any
 
 import alchemy_agent as agent
 from alchemy.context import Context
-from alchemy.recorder import FileRecorder, NullRecorder
+from alchemy.live.params import LiveParams
+from alchemy.loop.cadence import Checkpointing
+from alchemy.loop.lifecycle import Lifecycle
+from alchemy.loop.position import Position
+from alchemy.recording.recorder import FileRecorder, NullRecorder, Recorder
 from benchmarks._measure import arguments, goal, header, interleaved, medians, table
 
 BURST = 1000
@@ -42,7 +46,7 @@ def _loops(steps: int, repeats: int) -> None:
     console: Any = importlib.import_module("rich.console")
 
     def ours() -> Iterable[int]:
-        return Context(params={}, total_steps=steps, eval_every=None, recorder=NullRecorder()).steps()
+        return _context(steps, NullRecorder()).steps()
 
     def with_rich() -> Iterable[int]:
         tracked: Iterable[int] = progress.track(range(steps), console=console.Console(file=io.StringIO()))
@@ -139,14 +143,27 @@ def _tensor_arms() -> dict[str, Callable[[], float]]:
     }
 
 
+def _context(steps: int, recorder: Recorder) -> Context:
+    position = Position()
+    recorder.follow(position, steps)
+    lifecycle = Lifecycle(
+        position=position,
+        params=LiveParams({}),
+        recorder=recorder,
+        checkpointing=Checkpointing(),
+        seed=0,
+        total_steps=steps,
+    )
+    return Context(lifecycle=lifecycle, recorder=recorder, eval_every=None)
+
+
 @contextmanager
 def _recording() -> Iterator[tuple[Context, FileRecorder]]:
     """Lend a context that writes the files of a real attempt."""
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         attempt = agent.claim_attempt(agent.RunDir(str(Path(name, "run"))), 1, 0)
         recorder = FileRecorder(attempt, agent.begin(attempt))
-        context = Context(params={}, total_steps=1, eval_every=None, recorder=recorder)
-        yield context, recorder
+        yield _context(1, recorder), recorder
         recorder.abandon()
 
 

@@ -20,7 +20,7 @@ import alchemy_agent as agent
 from alchemy.checkpoint.selection import choose
 from alchemy.checkpoint.store import write_checkpoint
 from alchemy.checkpoint.writing import Part
-from alchemy.tensors import Buffers, load_into, write_state
+from alchemy.state.tensors import Buffers, load_into, write_state
 from benchmarks._measure import arguments, goal, header, interleaved, medians, table
 from benchmarks._training import Training, directory
 

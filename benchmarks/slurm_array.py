@@ -65,7 +65,7 @@ import alchemy
 import alchemy.execution
 import alchemy.job
 import alchemy.loading
-import alchemy.recorder
+import alchemy.recording.recorder
 import orjson
 
 open(f"{os.environ['FLOOR']}/{os.environ['SLURM_ARRAY_TASK_ID']}", "x").close()

@@ -26,7 +26,7 @@ import alchemy as al
 import alchemy_agent as agent
 from alchemy.execution import execute
 from alchemy.experiment import Task
-from alchemy.recorder import FileRecorder
+from alchemy.recording.recorder import FileRecorder
 from alchemy.runspec import CodeRef, RunSpec
 from benchmarks._measure import arguments, goal, header, interleaved, medians, table
 

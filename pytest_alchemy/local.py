@@ -16,12 +16,12 @@ import alchemy_agent as agent
 from alchemy.errors import STOPPED_STATUS, ConfigurationError, InfrastructureError
 from alchemy.execution import execute, reject
 from alchemy.fencing import Fenced
-from alchemy.live import LiveParams
+from alchemy.live.params import LiveParams
 from alchemy.loading import find_task, fresh
+from alchemy.loop.resuming import FRESH
 from alchemy.matrix import encode_params
-from alchemy.recorder import FileRecorder
+from alchemy.recording.recorder import FileRecorder
 from alchemy.result import Result
-from alchemy.resuming import FRESH
 from alchemy.seeding import preserved
 from pytest_alchemy.options import read_options, read_resources
 from pytest_alchemy.outcome import Outcome, Reason

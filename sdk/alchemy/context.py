@@ -8,17 +8,17 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from alchemy import params as parameters
-from alchemy.declarations import Declared
 from alchemy.errors import ConfigurationError
-from alchemy.remaining import remaining_time
+from alchemy.loop.remaining import remaining_time
+from alchemy.recording.scalars import Scalar, as_float, as_scalar, names_and_values
 from alchemy.result import Evaluation
-from alchemy.scalars import Scalar, as_float, as_scalar, names_and_values
+from alchemy.state.declarations import Declared
 
 if TYPE_CHECKING:
-    from alchemy.lifecycle import Lifecycle
-    from alchemy.live import LiveParams
-    from alchemy.position import Position
-    from alchemy.recorder import Recorder
+    from alchemy.live.params import LiveParams
+    from alchemy.loop.lifecycle import Lifecycle
+    from alchemy.loop.position import Position
+    from alchemy.recording.recorder import Recorder
 
 __all__ = ["Context"]
 

@@ -14,19 +14,19 @@ import alchemy_agent as agent
 from alchemy.context import Context
 from alchemy.errors import ConfigurationError, InfrastructureError, Stopped
 from alchemy.failure import describe
-from alchemy.lifecycle import Lifecycle
-from alchemy.live import LiveParams
+from alchemy.live.params import LiveParams
+from alchemy.loop.lifecycle import Lifecycle
+from alchemy.loop.position import Position
 from alchemy.params import environment_params, scope
-from alchemy.position import Position
-from alchemy.recorder import FileRecorder, NullRecorder
+from alchemy.recording.recorder import FileRecorder, NullRecorder
 from alchemy.result import Result
 from alchemy.seeding import Seeder
 
 if TYPE_CHECKING:
-    from alchemy.cadence import Checkpointing
     from alchemy.experiment import Task
+    from alchemy.loop.cadence import Checkpointing
     from alchemy.matrix import Value
-    from alchemy.recorder import Recorder
+    from alchemy.recording.recorder import Recorder
     from alchemy.runspec import RunSpec
 
 __all__ = ["Loop", "context_class", "execute", "execute_plainly", "reject"]
@@ -201,6 +201,9 @@ class _Execution:
         self._seed()
         self._recorder.follow(self._position, self._total)
         self._open()
+        if self._lifecycle.is_complete:
+            self._lifecycle.skip()
+            return self._conclude(self._clock(), None)
         with self._lifecycle.running(), scope(self._params):
             started = self._clock()
             try:

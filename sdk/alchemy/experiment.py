@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from functools import cached_property, update_wrapper
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, overload
 
-from alchemy.cadence import Checkpointing
 from alchemy.checks import check_context, check_function, flag, positive
 from alchemy.criteria import Criterion, parse_criteria
 from alchemy.errors import ConfigurationError
+from alchemy.loop.cadence import Checkpointing
 from alchemy.matrix import Axis, Case, Value, cases_of, parse_axes
 from alchemy.resources import Resources
 

@@ -157,10 +157,10 @@ def _execute(attempt: agent.AttemptDir, spec: RunSpec) -> int:
     from alchemy.errors import STOPPED_STATUS, InfrastructureError, Stopped
     from alchemy.execution import execute, reject
     from alchemy.failure import describe
-    from alchemy.live import LiveParams
+    from alchemy.live.params import LiveParams
     from alchemy.loading import find_task, load
     from alchemy.params import scope
-    from alchemy.recorder import FileRecorder
+    from alchemy.recording.recorder import FileRecorder
 
     start = agent.read_record(attempt.start) or {}
     recorder = FileRecorder(attempt, str(start.get("incarnation", "")))

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from functools import update_wrapper
 from typing import Any, TypeAlias, TypeVar
 
-from alchemy import declarations
-from alchemy.cadence import Checkpointing
 from alchemy.checks import check_context, check_function, flag, positive
 from alchemy.context import Context
+from alchemy.loop.cadence import Checkpointing
+from alchemy.state import declarations
 
 __all__ = ["Managed", "managed"]
 
@@ -101,7 +101,7 @@ class managed:  # noqa: N801  a decorator, and the namespace of the kinds
         """None, a bool, int, float or str, or lists, tuples and dicts of these."""
 
     class Custom(declarations.Custom[T]):
-        """Anything, saved and loaded by two functions; see `alchemy.declarations.Custom`."""
+        """Anything, saved and loaded by two functions; see `alchemy.state.declarations.Custom`."""
 
     def __init__(
         self,

@@ -198,7 +198,7 @@ def test_a_job_knows_how_long_it_may_run(cluster: SlurmCluster, tmp_path: Path) 
         """
         import os, time
         import alchemy as al
-        from alchemy.remaining import remaining_time
+        from alchemy.loop.remaining import remaining_time
         exp = al.experiment("remaining", matrix={"n": [1, 2]}, criteria={"left": "> 0", "max": "<= 300"})
         @exp.task(total_steps=1)
         def train(ctx):

@@ -11,7 +11,7 @@ import alchemy as al
 import alchemy_agent as agent
 from alchemy.checkpoint.store import Checkpoint, State, list_checkpoints
 from alchemy.execution import execute
-from alchemy.recorder import FileRecorder
+from alchemy.recording.recorder import FileRecorder
 from alchemy.result import Result
 from tests.support.agentlab import make_attempt
 from tests.support.sdklab import make_spec

@@ -8,15 +8,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alchemy.cadence import Checkpointing
 from alchemy.context import Context
-from alchemy.lifecycle import Lifecycle
-from alchemy.live import LiveParams
-from alchemy.position import Position
-from alchemy.recorder import NullRecorder, Recorder
+from alchemy.live.params import LiveParams
+from alchemy.loop.cadence import Checkpointing
+from alchemy.loop.lifecycle import Lifecycle
+from alchemy.loop.position import Position
+from alchemy.recording.recorder import NullRecorder, Recorder
+from alchemy.recording.scalars import Scalar
 from alchemy.result import Evaluation
 from alchemy.runspec import CodeRef, RunSpec
-from alchemy.scalars import Scalar
 
 if TYPE_CHECKING:
     from alchemy.matrix import Value

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alchemy.cadence import Checkpointing
 from alchemy.errors import ConfigurationError
+from alchemy.loop.cadence import Checkpointing
 
 
 def parse(**said: Any) -> Checkpointing:

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alchemy.errors import ConfigurationError, MissingParameter
+from alchemy.recording.scalars import PendingScalar, Scalar
 from alchemy.result import Evaluation
-from alchemy.scalars import PendingScalar, Scalar
 from tests.support.sdklab import Notes, make_context
 
 

@@ -18,7 +18,7 @@ from alchemy.errors import ConfigurationError, InfrastructureError
 from alchemy.execution import execute, reject
 from alchemy.experiment import Task
 from alchemy.failure import describe
-from alchemy.recorder import FileRecorder, NullRecorder
+from alchemy.recording.recorder import FileRecorder, NullRecorder
 from alchemy.result import Evaluation, Result
 from tests.support.agentlab import make_attempt, record
 from tests.support.sdklab import make_spec, read_rows

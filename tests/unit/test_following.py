@@ -13,8 +13,8 @@ from torch.optim import lr_scheduler as lrs
 from torch.optim.swa_utils import SWALR
 
 from alchemy.errors import ConfigurationError
-from alchemy.following import Follower
-from alchemy.live import Change, LiveParams
+from alchemy.live.following import Follower
+from alchemy.live.params import Change, LiveParams
 from alchemy.matrix import Value
 
 A, B = 0.1, 0.03

@@ -13,7 +13,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from alchemy.gpu import Gpu, Gpus
+from alchemy.recording.gpu import Gpu, Gpus
 from tests.support.agentlab import python
 
 UUIDS = ["GPU-aaaa-1", "GPU-aabb-2", "GPU-cccc-3"]
@@ -163,7 +163,7 @@ class Finder:
             searched.append(name)
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, Finder())
-from alchemy.gpu import read_gpus
+from alchemy.recording.gpu import read_gpus
 assert searched == [], "only who asks for GPUs imports the package"
 print(read_gpus(), read_gpus(), searched)
 """
@@ -180,6 +180,6 @@ BROKEN = "raise RuntimeError('a package of the same name, for another Python')"
 
 def test_a_package_that_cannot_be_imported_is_as_good_as_none(tmp_path: Path) -> None:
     (tmp_path / "pynvml.py").write_text(BROKEN)
-    source = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from alchemy.gpu import Gpus; "
+    source = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from alchemy.recording.gpu import Gpus; "
     done = subprocess.run(python(source + "print(Gpus({}).read())"), capture_output=True, text=True)
     assert done.stdout == "None\n", done.stderr

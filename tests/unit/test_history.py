@@ -10,7 +10,7 @@ import pytest
 
 import alchemy_agent as agent
 from alchemy.checkpoint.records import CheckpointRef
-from alchemy.history import read_evals, read_metrics, segments
+from alchemy.recording.history import read_evals, read_metrics, segments
 from tests.support.agentlab import make_attempt
 
 

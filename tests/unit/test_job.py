@@ -225,11 +225,7 @@ def test_a_managed_training_that_is_asked_to_stop_leaves_with_a_status_of_its_ow
         process.communicate(timeout=60)
     assert process.returncode == 75
     assert (record(attempt.exit)["code"], record(attempt.result)["status"]) == (75, "stopped")
-    assert (
-        Path(attempt.stderr)
-        .read_text()
-        .endswith("alchemy: stopped by SIGUSR1\n")
-    )
+    assert Path(attempt.stderr).read_text().endswith("alchemy: stopped by SIGUSR1\n")
 
 
 def test_a_crash_of_the_interpreter_shows_where_it_was(node: Node) -> None:

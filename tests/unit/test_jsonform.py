@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import alchemy_agent as agent
-from alchemy.jsonform import NotPlain, decode, encode
+from alchemy.state.jsonform import NotPlain, decode, encode
 
 KEYS = st.one_of(st.text(), st.integers(), st.none(), st.booleans(), st.tuples(st.integers(), st.text()))
 PLAIN: st.SearchStrategy[Any] = st.recursive(

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from alchemy import kinds
 from alchemy.checkpoint.writing import Sink
 from alchemy.errors import ConfigurationError
-from alchemy.kinds import Blob, Holder, Saved, hold
+from alchemy.state import kinds
+from alchemy.state.kinds import Blob, Holder, Saved, hold
 from tests.support.statehash import digest
 
 

@@ -18,7 +18,7 @@ import alchemy as al
 import alchemy_agent as agent
 from alchemy.errors import CheckpointUnusable, ConfigurationError, Stopped
 from alchemy.fencing import Fenced
-from alchemy.history import read_evals, read_metrics
+from alchemy.recording.history import read_evals, read_metrics
 from tests.support.agentlab import drop, eventually, make_attempt, record
 from tests.support.attempts import Died, Run
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from alchemy.errors import ConfigurationError, MissingParameter
-from alchemy.live import Change, LiveParams
+from alchemy.live.params import Change, LiveParams
 from alchemy.matrix import Value
 from alchemy.params import param, scope
 

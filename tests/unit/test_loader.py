@@ -30,11 +30,11 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from alchemy import rng
 from alchemy.errors import ConfigurationError
-from alchemy.loader import Cursor, adopt, is_loader
 from alchemy.seeding import preserved
-from alchemy.workerseeds import WorkerStart
+from alchemy.state import rng
+from alchemy.state.loader import Cursor, adopt, is_loader
+from alchemy.state.workerseeds import WorkerStart
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:This DataLoader will create"),  # on a machine with one core
@@ -800,7 +800,9 @@ def test_other_values_are_no_loaders(value: object) -> None:
 
 
 def test_telling_a_loader_imports_nothing() -> None:
-    program = "import sys, alchemy.loader as l; assert not l.is_loader([]); assert 'torch' not in sys.modules"
+    program = (
+        "import sys, alchemy.state.loader as l; assert not l.is_loader([]); assert 'torch' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", program], check=True)
 
 

@@ -7,7 +7,7 @@ import sys
 
 import torch
 
-from alchemy.machine import differences, facts
+from alchemy.loop.machine import differences, facts
 
 
 def test_build_threads_and_instruction_set_are_recorded() -> None:
@@ -27,7 +27,7 @@ def test_only_what_both_know_is_compared() -> None:
 
 def test_nothing_is_imported_for_it() -> None:
     source = (
-        "import sys\nfrom alchemy.machine import facts\nfacts()\n"
+        "import sys\nfrom alchemy.loop.machine import facts\nfacts()\n"
         "print(sorted({'torch', 'numpy'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True)

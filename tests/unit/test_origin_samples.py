@@ -11,7 +11,7 @@ import pytest
 import alchemy_agent as agent
 from alchemy.execution import execute
 from alchemy.loading import find_task, fresh, load
-from alchemy.recorder import NullRecorder
+from alchemy.recording.recorder import NullRecorder
 from alchemy.runspec import CodeRef
 from tests.support.agentlab import plain_environment
 from tests.support.sdklab import make_spec

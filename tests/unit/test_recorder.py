@@ -16,12 +16,12 @@ from typing import Any
 import pytest
 
 import alchemy_agent as agent
-from alchemy.position import Position
 from alchemy.errors import InfrastructureError
 from alchemy.fencing import Fenced
-from alchemy.recorder import FileRecorder
+from alchemy.loop.position import Position
+from alchemy.recording.recorder import FileRecorder
+from alchemy.recording.rows import RowFile, encode
 from alchemy.result import Evaluation, Result
-from alchemy.rows import RowFile, encode
 from tests.support.agentlab import eventually, make_attempt, plain_environment, record
 from tests.support.sdklab import make_context, read_rows
 
@@ -109,7 +109,7 @@ def test_a_busy_loop_loses_no_row_and_keeps_their_order(attempt: agent.AttemptDi
 KILLED = """
 import os, sys, time
 import alchemy_agent as agent
-from alchemy.recorder import FileRecorder
+from alchemy.recording.recorder import FileRecorder
 from tests.support.sdklab import make_context
 
 attempt = agent.RunDir(sys.argv[1]).attempt("1-r0")
@@ -160,7 +160,7 @@ def test_progress_is_reported_while_the_loop_runs(attempt: agent.AttemptDir) -> 
 FULL = """
 import resource, sys
 import alchemy_agent as agent
-from alchemy.recorder import FileRecorder
+from alchemy.recording.recorder import FileRecorder
 from alchemy.result import Result
 from tests.support.sdklab import make_context
 
@@ -196,8 +196,8 @@ def test_a_full_disk_is_a_warning_once_and_costs_only_the_rows_meanwhile(attempt
 def test_a_disk_that_hangs_makes_training_wait_only_once(
     attempt: agent.AttemptDir, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("alchemy.recorder._LIMIT", 2)
-    monkeypatch.setattr("alchemy.recorder._PATIENCE_S", 0.01)
+    monkeypatch.setattr("alchemy.recording.recorder._LIMIT", 2)
+    monkeypatch.setattr("alchemy.recording.recorder._PATIENCE_S", 0.01)
     os.mkfifo(attempt.metrics)
     recorder = FileRecorder(attempt, "inc")
     reader = os.open(

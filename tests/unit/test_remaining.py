@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from alchemy.remaining import remaining_time
+from alchemy.loop.remaining import remaining_time
 
 
 @pytest.mark.parametrize("name", ["ALCHEMY_END_TIME", "SLURM_JOB_END_TIME"])

@@ -15,9 +15,9 @@ import pytest
 import torch
 
 import alchemy_agent as agent
-from alchemy import rng
 from alchemy.errors import ConfigurationError
 from alchemy.seeding import preserved
+from alchemy.state import rng
 
 
 def through_json(state: dict[str, Any]) -> dict[str, Any]:
@@ -96,7 +96,7 @@ def test_a_global_numpy_generator_of_another_kind_goes_on() -> None:
 def test_libraries_that_are_not_loaded_stay_so() -> None:
     program = """
 import random, sys
-from alchemy import rng
+from alchemy.state import rng
 states = rng.capture()
 drawn = random.random()
 rng.restore(states)
@@ -114,7 +114,7 @@ def test_states_of_a_library_that_is_not_loaded_yet_are_restored_all_the_same() 
         expected = [random.random(), float(np.random.rand()), float(torch.rand(()))]  # noqa: S311
     program = f"""
 import json, sys
-from alchemy import rng
+from alchemy.state import rng
 rng.restore(json.loads({states!r}))
 import random, numpy, torch
 print(json.dumps([random.random(), float(numpy.random.rand()), float(torch.rand(()))]))

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from alchemy.stopping import stop_signals
+from alchemy.loop.stopping import stop_signals
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_a_declined_warning_is_ignored() -> None:
 
 def test_a_declined_sigterm_without_earlier_handler_ends_the_process() -> None:
     source = (
-        "import os, signal\nfrom alchemy.stopping import stop_signals\n"
+        "import os, signal\nfrom alchemy.loop.stopping import stop_signals\n"
         "with stop_signals(lambda _: False):\n    os.kill(os.getpid(), signal.SIGTERM)\nprint('alive')"
     )
     done = subprocess.run([sys.executable, "-c", source], capture_output=True)

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from alchemy.errors import BrokenCheckpoint, ConfigurationError
-from alchemy.tensors import Buffers, Unsaveable, check_saveable, load_into, read_state, write_state
+from alchemy.state.tensors import Buffers, Unsaveable, check_saveable, load_into, read_state, write_state
 from tests.support.statehash import digest
 
 

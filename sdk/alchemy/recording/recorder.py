@@ -22,12 +22,12 @@ from typing import TYPE_CHECKING, Protocol
 import alchemy_agent as agent
 from alchemy.errors import InfrastructureError
 from alchemy.fencing import yield_to_later
-from alchemy.gpu import read_gpus
-from alchemy.rows import RowStream
-from alchemy.scalars import PendingScalar, Scalar
+from alchemy.recording.gpu import read_gpus
+from alchemy.recording.rows import RowStream
+from alchemy.recording.scalars import PendingScalar, Scalar
 
 if TYPE_CHECKING:
-    from alchemy.position import Position
+    from alchemy.loop.position import Position
     from alchemy.result import Evaluation, Result
 
 __all__ = ["FileRecorder", "NullRecorder", "Recorder"]

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any, Generic, TypeVar, overload
 
 from alchemy.errors import ConfigurationError
-from alchemy.kinds import (
+from alchemy.state.kinds import (
     ArrayHolder,
     CustomHolder,
     GeneratorHolder,

@@ -14,9 +14,9 @@ import threading
 from collections.abc import Callable
 from typing import IO, Any, cast
 
-from alchemy.copying import Pool, copied
 from alchemy.errors import BrokenCheckpoint
-from alchemy.plain import Unsaveable, decode, encode
+from alchemy.state.copying import Pool, copied
+from alchemy.state.plain import Unsaveable, decode, encode
 
 __all__ = ["Buffers", "Unsaveable", "check_saveable", "load_into", "read_state", "write_state"]
 

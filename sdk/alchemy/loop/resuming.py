@@ -18,8 +18,8 @@ import alchemy_agent as agent
 from alchemy.checkpoint.selection import Choice, choose
 from alchemy.checkpoint.store import Checkpoint
 from alchemy.errors import CheckpointUnusable
-from alchemy.loopstate import LOOP_FILE, LoopState
-from alchemy.values import Checkpointed
+from alchemy.loop.loopstate import LOOP_FILE, LoopState
+from alchemy.state.values import Checkpointed
 
 __all__ = ["FRESH", "Beginning", "begin_attempt"]
 
@@ -63,7 +63,7 @@ class Beginning:
 
         Args:
             differences: Why the attempt is not bit-exact; none if it is.
-            machine: As `alchemy.machine.facts` returns it.
+            machine: As `alchemy.loop.machine.facts` returns it.
 
         Raises:
             OSError: It is not there.

@@ -11,8 +11,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from alchemy import generators, rng
 from alchemy.errors import ConfigurationError
+from alchemy.state import generators, rng
 
 __all__ = [
     "Draws",

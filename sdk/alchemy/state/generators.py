@@ -6,7 +6,7 @@ import types
 from collections.abc import Iterator
 from typing import Any
 
-from alchemy import rng
+from alchemy.state import rng
 
 __all__ = ["find", "walk"]
 

@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import cache, partial
 from typing import Any
 
-from alchemy import workerseeds
 from alchemy.errors import ConfigurationError
-from alchemy.loaderparts import Batches, FollowedSampler, Placing
-from alchemy.loaderstate import (
+from alchemy.state import workerseeds
+from alchemy.state.loaderparts import Batches, FollowedSampler, Placing
+from alchemy.state.loaderstate import (
     Draws,
     Iteration,
     Repeated,
@@ -196,7 +196,8 @@ class Cursor:
             "settings": settings(self.loader),
             "seed": self._seed,
             "begun": self._begun,
-            "under_way": under_way[-1].to_record() if under_way else None,
+            # What was restored and not asked for yet is still to be gone on with.
+            "under_way": under_way[-1].to_record() if under_way else self._pending,
             "others": [iteration.number for iteration in under_way[:-1]],
             "workers_began": self._workers_began,
             "own": self._states.capture_own(),

@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 import orjson
 
-from alchemy.scalars import PendingScalar, Scalar
+from alchemy.recording.scalars import PendingScalar, Scalar
 
 __all__ = ["Row", "RowFile", "RowStream", "encode"]
 

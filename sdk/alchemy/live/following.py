@@ -21,9 +21,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from alchemy.errors import ConfigurationError
-from alchemy.live import LiveParams, Origin
+from alchemy.live.params import LiveParams, Origin
+from alchemy.live.schedules import Schedule, belongs, has_method, is_scheduler, number, same
 from alchemy.matrix import Value
-from alchemy.schedules import Schedule, belongs, has_method, is_scheduler, number, same
 
 __all__ = ["Follower"]
 

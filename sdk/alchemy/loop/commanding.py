@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import alchemy_agent as agent
 from alchemy.checkpoint.selection import lineage
 from alchemy.errors import ConfigurationError, InfrastructureError
-from alchemy.live import Change
-from alchemy.saver import SaveFailed
+from alchemy.live.params import Change
+from alchemy.loop.saver import SaveFailed
 
 if TYPE_CHECKING:
-    from alchemy.lifecycle import Lifecycle
-    from alchemy.resuming import Beginning
+    from alchemy.loop.lifecycle import Lifecycle
+    from alchemy.loop.resuming import Beginning
 
 __all__ = ["Desk"]
 
@@ -66,18 +66,26 @@ class Desk:
         Raises:
             InfrastructureError: It can't be read, so nobody knows what the parameters should be.
         """
-        run_dir = self._attempt.run_dir
-        continued = [] if self._beginning.is_fresh else lineage(self._attempt)
-        before = run_dir.attempt_names()[: run_dir.attempt_names().index(self._attempt.name)]
-        others = [run_dir.attempt(name) for name in before if name not in continued]
         try:
+            continued, others = self._earlier()
             self._mailbox.recover(others, (), self._handlers, own=_Anything())
-            self._mailbox.recover(map(run_dir.attempt, reversed(continued)), self._applied, self._handlers)
+            self._mailbox.recover(continued, self._applied, self._handlers)
         except OSError as error:
             raise InfrastructureError(
                 f"the commands that earlier attempts of {self._attempt.run_dir.path} took can't be read: "
                 f"{error}"
             ) from error
+
+    def _earlier(self) -> tuple[list[agent.AttemptDir], list[agent.AttemptDir]]:
+        """Return the earlier attempts that this one continues, oldest first, and the others."""
+        run_dir, now = self._attempt.run_dir, (self._attempt.k, self._attempt.restarts)
+        names = [] if self._beginning.is_fresh else lineage(self._attempt)
+        attempts = map(run_dir.attempt, run_dir.attempt_names())
+        earlier = [attempt for attempt in attempts if (attempt.k, attempt.restarts) < now]
+        return (
+            [attempt for attempt in earlier if attempt.name in names],
+            [attempt for attempt in earlier if attempt.name not in names],
+        )
 
     def shut(self) -> None:
         """Refuse what comes after the loop's end."""

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from alchemy import generators
+from alchemy.state import generators
 
 __all__ = ["Placed", "WorkerStart", "can_seed"]
 

@@ -8,30 +8,31 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from alchemy import machine, rng
-from alchemy.attendant import Attendant
 from alchemy.checkpoint.writing import Part
-from alchemy.commanding import Desk
-from alchemy.errors import Stopped
-from alchemy.following import Follower
-from alchemy.kinds import Blob
-from alchemy.loopstate import LOOP_FILE, LoopState, Stored
-from alchemy.resuming import Beginning, begin_attempt
-from alchemy.saver import Contents, SaveFailed, Saver
-from alchemy.stopping import stop_signals
-from alchemy.values import ManagedValues
+from alchemy.errors import InfrastructureError, Stopped
+from alchemy.live.following import Follower
+from alchemy.loop import machine
+from alchemy.loop.attendant import Attendant
+from alchemy.loop.commanding import Desk
+from alchemy.loop.loopstate import LOOP_FILE, LoopState, Stored
+from alchemy.loop.resuming import Beginning, begin_attempt
+from alchemy.loop.saver import Contents, SaveFailed, Saver
+from alchemy.loop.stopping import stop_signals
+from alchemy.state import rng
+from alchemy.state.kinds import Blob
+from alchemy.state.values import ManagedValues
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from alchemy.cadence import Checkpointing
     from alchemy.checkpoint.records import CheckpointRef
-    from alchemy.live import LiveParams
-    from alchemy.position import Position
-    from alchemy.recorder import Recorder
+    from alchemy.live.params import LiveParams
+    from alchemy.loop.cadence import Checkpointing
+    from alchemy.loop.position import Position
+    from alchemy.recording.recorder import Recorder
 
 __all__ = ["Lifecycle"]
 
@@ -83,7 +84,7 @@ class Lifecycle:
         self._desk: Desk | None = None
         self._attendant: Attendant | None = None
         self._inexact: list[str] = []
-        self._is_save_asked = self._is_saved = False
+        self._is_save_asked = self._is_saved = self._is_final = False
         self._stop: str | None = None
         self.values = ManagedValues(seed=seed, on_bind=self._bind, on_drop=self._follower.unbind)
 
@@ -179,13 +180,37 @@ class Lifecycle:
                     "; ".join(self._inexact),
                 )
             rng.restore(dict(state.rng))  # last, since everything before may draw numbers
-        with suppress(OSError):  # an observation
-            beginning.record(self._inexact, here)
+        self._record(beginning, here)
         assert self._desk is not None  # noqa: S101  for the type checker
         self._desk.recover()
         if self._stop is not None:
             self._leave(self._stop)
         self.attention = True  # what came meanwhile is looked at after the first step
+
+    def _record(self, beginning: Beginning, here: machine.Facts) -> None:
+        try:
+            beginning.record(self._inexact, here)
+        except OSError as error:
+            # Without it, later attempts would not know what they continue.
+            raise InfrastructureError(f"{beginning.attempt.resume} can't be written: {error}") from error
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether an earlier attempt did everything, and died before it could say so."""
+        state = self._beginning.state if self._beginning else None
+        return state is not None and state.is_final
+
+    def skip(self) -> None:
+        """Take an earlier attempt's final checkpoint for what this one would come to."""
+        assert self._beginning is not None  # noqa: S101  for the type checker
+        state = self._beginning.state
+        assert state is not None  # noqa: S101  likewise
+        self.params.restore(state.params)
+        self._inexact, self._is_final = list(state.inexact), True
+        self.position.begun, self.position.step = True, state.step
+        self._record(self._beginning, machine.facts())
+        if self._desk is not None:
+            self._desk.shut()
 
     def boundary(self, step: int) -> None:
         """Do what is due after a step: commands, a checkpoint, leaving.
@@ -222,7 +247,7 @@ class Lifecycle:
         if self._desk is not None:
             self._desk.shut()
         if self.position.begun:
-            self.finished = self.position.step
+            self.finished, self._is_final = self.position.step, True
             self._save_or_warn("the run completes without its last checkpoint")
 
     def settle(self) -> None:
@@ -273,6 +298,7 @@ class Lifecycle:
             return None
         if self.position.is_cut and self.finished == self.total_steps - 1:
             return None
+        self._is_saved = False
         self._saver.save(self._capture, is_async=is_async)
         self._attendant.saved()
         self._is_saved = True
@@ -282,8 +308,10 @@ class Lifecycle:
 
     @property
     def checkpoint(self) -> CheckpointRef | None:
-        """The newest checkpoint."""
-        return None if self._saver is None else self._saver.last
+        """The newest checkpoint; of a run that completed, the final one: others are of a younger model."""
+        if self._saver is None or (self._is_final and not (self._is_saved or self.is_complete)):
+            return None
+        return self._saver.last
 
     @property
     def resumed_from(self) -> int | None:
@@ -351,6 +379,7 @@ class Lifecycle:
             deleted=self.values.deleted,
             machine=machine.facts(),
             inexact=self.inexact,
+            is_final=self._is_final,
         )
         loop = state.encode()
         parts = [Part(LOOP_FILE, lambda file: file.write(loop))]

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
-from alchemy import jsonform, loader, rng, tensors
 from alchemy.errors import BrokenCheckpoint, ConfigurationError
+from alchemy.state import jsonform, loader, rng, tensors
 
 __all__ = [
     "KINDS",

@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from alchemy.declarations import Declared
-from alchemy.errors import ConfigurationError
-from alchemy.kinds import KINDS, Captured, Holder, JsonHolder, LoaderHolder, Saved, hold
+from alchemy.errors import ConfigurationError, InfrastructureError
+from alchemy.state.declarations import Declared
+from alchemy.state.kinds import KINDS, Captured, Holder, JsonHolder, LoaderHolder, Saved, hold
 
 __all__ = ["Checkpointed", "ManagedValues"]
 
@@ -204,9 +204,11 @@ class ManagedValues:
 
 @contextmanager
 def _fitting(name: str, resumed: Checkpointed) -> Iterator[None]:
-    """Say of which name and checkpoint it is true that something doesn't fit."""
+    """Say of which name and checkpoint it is true that something doesn't fit, or can't be read after all."""
     try:
         yield
+    except OSError as error:
+        raise InfrastructureError(f"ctx.{name} can't be read from {resumed.where}: {error}") from error
     except ConfigurationError as error:
         raise ConfigurationError(
             f"{_unfit(name, resumed)}: {error}. Make it what it was, {_START_OVER}"

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import alchemy_agent as agent
-from alchemy.kinds import Blob, Captured, Saved
 from alchemy.result import Evaluation
+from alchemy.state.kinds import Blob, Captured, Saved
 
 __all__ = ["LOOP_FILE", "LoopState", "Stored"]
 
@@ -51,16 +51,18 @@ class LoopState:
     metrics: Mapping[str, float]
     """Last value of each metric passed to `log`."""
     rng: Mapping[str, Any]
-    """As `alchemy.rng.capture` returns it."""
+    """As `alchemy.state.rng.capture` returns it."""
     params: Any
     """Changes of live parameters, as `LiveParams.state` returns them."""
     values: Mapping[str, Stored]
     """The managed values by name."""
     deleted: tuple[str, ...] = ()
     machine: Mapping[str, Any] = field(default_factory=dict)
-    """As `alchemy.machine.facts` returns it."""
+    """As `alchemy.loop.machine.facts` returns it."""
     inexact: tuple[str, ...] = ()
     """Why the run differs by now from an undisturbed one, for people."""
+    is_final: bool = False
+    """Whether the task's function had returned, so that nothing is left to do."""
 
     def encode(self) -> bytes:
         """Return the file's contents."""
@@ -81,6 +83,7 @@ class LoopState:
             "deleted": list(self.deleted),
             "machine": dict(self.machine),
             "inexact": list(self.inexact),
+            "is_final": self.is_final,
         }
         return agent.dumps(record)
 
@@ -117,6 +120,7 @@ class LoopState:
             deleted=tuple(record["deleted"]),
             machine=record["machine"],
             inexact=tuple(record["inexact"]),
+            is_final=record["is_final"],
         )
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from alchemy.loaderstate import Draws, Iteration
-from alchemy.workerseeds import Placed
+from alchemy.state.loaderstate import Draws, Iteration
+from alchemy.state.workerseeds import Placed
 
 __all__ = ["Batches", "FollowedSampler", "Placing"]
 

@@ -1,0 +1,1 @@
+"""Parameters that change while a training runs, and the optimizers that follow them."""

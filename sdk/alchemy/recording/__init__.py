@@ -1,0 +1,1 @@
+"""What a run reports: rows, progress and result on their way to files, and the history read back."""
