@@ -1,7 +1,7 @@
 """What checkpoints, logging and heartbeats cost a real small training, against the loop without them.
 
-A small network learns the digits, in this process, on one thread; both arms draw the same batches, noise and
-dropout, and end with the same weights, which is checked.
+The network of examples/resume.py learns the digits, in this process, on one thread. Both arms draw the same
+batches, noise and dropout, and end with the same weights, which is checked.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ SEED = 7
 
 def main() -> None:
     parser = arguments(__doc__, repeats=20)
-    parser.add_argument("--steps", type=int, default=1500, metavar="N", help="steps (%(default)s)")
-    parser.add_argument("--every", type=int, default=250, metavar="N", help="cadence (%(default)s)")
+    parser.add_argument("--steps", type=int, default=6000, metavar="N", help="steps (%(default)s)")
+    parser.add_argument("--every", type=int, default=1000, metavar="N", help="cadence (%(default)s)")
     options = parser.parse_args()
     torch.set_num_threads(1)
     header(f"a training of {options.steps} steps, a checkpoint every {options.every}, log each step")
@@ -74,12 +74,22 @@ def _batches(loader: DataLoader[Any]) -> Iterator[Any]:
         yield from loader
 
 
-def _step(model: nn.Module, optimizer: torch.optim.Optimizer, batch: Any) -> torch.Tensor:
+def _schedule(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
+    return torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.01, total_steps=steps)
+
+
+def _step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+    batch: Any,
+) -> torch.Tensor:
     pictures, labels = batch
     loss = F.cross_entropy(model(pictures + 0.2 * torch.randn_like(pictures)), labels)
     optimizer.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
+    schedule.step()
     return loss
 
 
@@ -89,9 +99,10 @@ def _stripped(steps: int, data: TensorDataset) -> tuple[float, float]:
     started = time.perf_counter()
     loader = DataLoader(data, batch_size=64, shuffle=True)
     model = _model()
-    optimizer = torch.optim.AdamW(model.parameters())
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    schedule = _schedule(optimizer, steps)
     for batch in itertools.islice(_batches(loader), steps):
-        _step(model, optimizer, batch)
+        _step(model, optimizer, schedule, batch)
     return time.perf_counter() - started, _weight(model)
 
 
@@ -102,9 +113,10 @@ def _task(steps: int, every: int, data: TensorDataset) -> Task:
     def train(ctx: al.Context) -> None:
         ctx.loader = DataLoader(data, batch_size=64, shuffle=True)
         ctx.model = _model()
-        ctx.optimizer = torch.optim.AdamW(ctx.model.parameters())
+        ctx.optimizer = torch.optim.AdamW(ctx.model.parameters(), lr=0.01)
+        ctx.schedule = _schedule(ctx.optimizer, steps)
         for _, batch in zip(ctx.steps(), _batches(ctx.loader), strict=False):
-            ctx.log(loss=_step(ctx.model, ctx.optimizer, batch))
+            ctx.log(loss=_step(ctx.model, ctx.optimizer, ctx.schedule, batch))
         _kept.append(_weight(ctx.model))
 
     return train

@@ -257,14 +257,32 @@ class Draws:
         self._is_watched = iteration.number == 0
         self._sampler = iter(sampler)
         self._ahead: deque[Any] = deque()
+        self._is_plain = False
+        """Whether nothing but counting and the digest is left to do: the usual batch costs no more."""
 
     def __iter__(self) -> Iterator[Any]:
         return self
 
     def __next__(self) -> Any:
+        if not self._is_plain:
+            return self._next()
+        iteration = self._iteration
+        try:
+            index = next(self._sampler)
+        except StopIteration:
+            iteration.exhausted = True
+            raise
+        iteration.drawn += 1
+        iteration.indices.update(_as_bytes(index))
+        return index
+
+    def _next(self) -> Any:
         if self._repeated is not None:
             self.repeat()
-        return self._ahead.popleft() if self._ahead else self._draw()
+        if self._ahead:
+            return self._ahead.popleft()
+        self._is_plain = self._iteration.first is not None and not self._is_watched
+        return self._draw()
 
     def repeat(self) -> None:
         """Draw what the saved iteration had drawn, unless that is done, and keep what it had not handed out.
