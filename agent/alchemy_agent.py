@@ -870,7 +870,7 @@ class _Here:
         self._progress = Progress(attempt, os.urandom(16).hex(), self.rank)
         self._mailbox = Mailbox(attempt, lambda: os.kill(os.getpid(), signal.SIGTERM), lambda: self._step)
         self._attempt = attempt
-        self._poll_s = _seconds("ALCHEMY_COMMAND_POLL_S", COMMAND_POLL_S)
+        self._poll_s = seconds("ALCHEMY_COMMAND_POLL_S", COMMAND_POLL_S)
         self._ops: set[str] | None = None
         self._step: int | None = None
         self._reported = self._polled = -math.inf
@@ -914,7 +914,8 @@ def _find_here(task_id: str, job_dir: str, name: str) -> _Here | None:
     return None
 
 
-def _seconds(variable: str, default: float) -> float:
+def seconds(variable: str, default: float) -> float:
+    """Return a number of seconds from the environment; ValueError if what stands there is none."""
     text = os.environ.get(variable, "")
     try:
         value = float(text) if text else default
@@ -940,8 +941,8 @@ def supervise(child: Callable[[], int], attempt: AttemptDir, heartbeat_s: float 
     at the end of a program (`atexit`) is left to `child`, which may as well become another program.
     OSError means that the child did not run: `start.json` could not be written, or no process be made.
     """
-    beat_s = heartbeat_s or _seconds("ALCHEMY_HEARTBEAT_S", HEARTBEAT_S)
-    poll_s = _seconds("ALCHEMY_COMMAND_POLL_S", COMMAND_POLL_S)
+    beat_s = heartbeat_s or seconds("ALCHEMY_HEARTBEAT_S", HEARTBEAT_S)
+    poll_s = seconds("ALCHEMY_COMMAND_POLL_S", COMMAND_POLL_S)
     heartbeat = Heartbeat(attempt, begin(attempt), beat_s)
     with _signals_kept() as mask:
         started = time.monotonic()

@@ -69,7 +69,7 @@ class Context:
             raise ConfigurationError(
                 f"ctx.{name} is taken by the framework: give your attribute another name"
             )
-        if name[0] == "_" or hasattr(type(self), name):  # the user's own business, or a descriptor's
+        if name[0] == "_" or _is_descriptor(type(self), name):  # the user's own business, or a descriptor's
             object.__setattr__(self, name, value)
         elif isinstance(value, Declared):
             self._lifecycle.values.declare(name, value)
@@ -80,7 +80,7 @@ class Context:
         if name in _TAKEN:
             raise ConfigurationError(f"ctx.{name} belongs to the framework and can't be deleted")
         object.__delattr__(self, name)
-        if not hasattr(type(self), name):
+        if not _is_descriptor(type(self), name):
             self._lifecycle.values.forget(name)
 
     def _assign(self, name: str, value: object) -> None:
@@ -124,7 +124,6 @@ class Context:
                 "ctx.steps() was called a second time: a task has one loop; put epochs inside it, "
                 "or declare two tasks"
             )
-        position.begun = True
         start, bound, gone = self._lifecycle.begin()
         vars(self).update(bound)
         for name in gone:
@@ -225,6 +224,11 @@ _TAKEN = frozenset(
     "_recorder",
     "_now",
 }
+
+
+def _is_descriptor(kind: type, name: str) -> bool:
+    """Whether the class takes assignments to this name itself; a default, as in `count: int = 0`, doesn't."""
+    return hasattr(getattr(kind, name, None), "__set__")
 
 
 def _steps(lifecycle: Lifecycle, start: int) -> Iterator[int]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
+import logging
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, get_type_hints
 
 import alchemy_agent as agent
@@ -61,21 +65,47 @@ class Loop(Protocol):
 
 
 def context_class(loop: Loop) -> type[Context]:
-    """Return the class of contexts a loop's function asks for, by `context=` or by annotation."""
+    """Return the class of contexts a loop's function asks for, by `context=` or by annotation.
+
+    Raises:
+        ConfigurationError: The annotation can't be resolved.
+    """
     if loop.context is not None:
         return loop.context
+    name, annotation = _first_annotation(loop.fn)
+    if isinstance(annotation, str):
+        annotation = _resolved(loop.fn, name, annotation)
+    return annotation if isinstance(annotation, type) and issubclass(annotation, Context) else Context
+
+
+def _first_annotation(fn: Callable[[Any], Any]) -> tuple[str, Any]:
     try:
-        hints = get_type_hints(loop.fn)
-    except Exception:  # noqa: BLE001  names that exist for type checkers only, callables without annotations
-        return Context
-    wanted = next((hint for name, hint in hints.items() if name != "return"), None)
-    return wanted if isinstance(wanted, type) and issubclass(wanted, Context) else Context
+        first = next(iter(inspect.signature(fn).parameters.values()))
+    except (StopIteration, TypeError, ValueError):
+        return "", None
+    return first.name, first.annotation
+
+
+def _resolved(fn: Callable[[Any], Any], name: str, text: str) -> Any:
+    """Return what an annotation that is only a text means."""
+    alone = SimpleNamespace(__annotations__={name: text})  # whatever the other annotations are
+    try:
+        return get_type_hints(alone, vars(sys.modules[fn.__module__]))[name]
+    except Exception as error:
+        if text.rpartition(".")[2] == Context.__name__:  # ours, imported for type checkers only
+            return Context
+        raise ConfigurationError(
+            f"the annotation {text!r} of {name} can't be resolved ({error}), so nobody knows the class of "
+            "contexts: define it at module level, or name it by context="
+        ) from error
 
 
 class _Process:
     """What holds for the whole process."""
 
     is_executing = False
+    claimed: str | None = None
+    """The attempt that a managed loop called like a function writes to."""
 
 
 def execute(
@@ -114,6 +144,19 @@ def execute(
     return execution.result()
 
 
+def _claims_attempt() -> bool:
+    """Take the attempt that the environment names; False, said loudly, if an earlier loop has taken it."""
+    attempt = os.environ.get(agent.ATTEMPT)
+    if _Process.claimed is not None and _Process.claimed == attempt:
+        logging.getLogger("alchemy").warning(
+            "a second managed loop in one program: only the first is recorded, saved and resumed; this one "
+            "trains as plain Python. Make a program of its own of it, or one loop of both"
+        )
+        return False
+    _Process.claimed = attempt
+    return True
+
+
 def reject(spec: RunSpec, recorder: Recorder, error: BaseException) -> None:
     """Record that the user's file raised before its task could be called.
 
@@ -140,7 +183,7 @@ def execute_plainly(loop: Loop, params: Mapping[str, Value], replicates: str | N
         BaseException: Whatever the function raised.
     """
     __tracebackhide__ = True
-    is_managed = agent.TASK_ID in os.environ and not _Process.is_executing
+    is_managed = agent.TASK_ID in os.environ and not _Process.is_executing and _claims_attempt()
     live = LiveParams({**params, **(environment_params() if is_managed else {})})
     recorder = _recorder_of_environment() if is_managed else NullRecorder()
     replicate = live.get(replicates or "")
@@ -200,10 +243,8 @@ class _Execution:
         __tracebackhide__ = True
         self._seed()
         self._recorder.follow(self._position, self._total)
-        self._open()
-        if self._lifecycle.is_complete:
-            self._lifecycle.skip()
-            return self._conclude(self._clock(), None)
+        if self._open_or_skip():
+            return None
         with self._lifecycle.running(), scope(self._params):
             started = self._clock()
             try:
@@ -218,16 +259,23 @@ class _Execution:
                         self._conclude(started, error)
                 raise
 
-    def _open(self) -> None:
-        """Open the lifecycle; if the run can't go on from where it was, there is nothing to record."""
+    def _open_or_skip(self) -> bool:
+        """Open the lifecycle; return whether an earlier attempt has done everything already.
+
+        If the run can't go on from where it was, there is nothing to record.
+        """
         try:
             self._lifecycle.open()
-        except InfrastructureError:
-            self._recorder.abandon()
-            raise
+            if self._lifecycle.is_complete:
+                self._lifecycle.skip()
+                self._conclude(self._clock(), None)
         except OSError as error:
             self._recorder.abandon()
             raise InfrastructureError(f"the run directory can't be read: {error}") from error
+        except BaseException:
+            self._recorder.abandon()
+            raise
+        return self._lifecycle.is_complete
 
     def _call(self, started: float) -> Any:
         __tracebackhide__ = True

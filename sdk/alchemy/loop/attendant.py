@@ -17,7 +17,7 @@ class Attendant:
 
     def __init__(
         self,
-        commands: str,
+        attempt: agent.AttemptDir,
         call: Callable[[], None],
         *,
         poll_s: float,
@@ -27,13 +27,13 @@ class Attendant:
         """Prepare; `start` begins.
 
         Args:
-            commands: Directory of the mailbox.
+            attempt: The attempt whose loop it is.
             call: Called from the thread, when there is something.
             poll_s: Seconds between two looks.
             period_s: Seconds between checkpoints; None if the clock doesn't matter.
             clock: Monotonic, in seconds.
         """
-        self._commands, self._call = commands, call
+        self._attempt, self._commands, self._call = attempt.name, attempt.run_dir.commands, call
         self._poll_s, self._period_s, self._clock = poll_s, period_s, clock
         self._saved = clock()
         self.stop_waits = False
@@ -77,5 +77,7 @@ class Attendant:
     def _asks_to_stop(self, name: str) -> bool:
         if name == f"{agent.GRACEFUL_STOP}.json":
             return True
-        record = agent.read_record(os.path.join(self._commands, name), agent.COMMAND_BYTES) or {}  # noqa: PTH118
-        return record.get("op") == agent.GRACEFUL_STOP
+        path = os.path.join(self._commands, name)  # noqa: PTH118  as the agent, which knows no pathlib
+        record = agent.read_record(path, agent.COMMAND_BYTES) or {}
+        is_ours = record.get("attempt", self._attempt) == self._attempt
+        return is_ours and record.get("op") == agent.GRACEFUL_STOP

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Desk"]
 
+_LEAST_POLL_S = 0.001
 _STOP = f"the command {agent.GRACEFUL_STOP}"
 
 
@@ -39,7 +39,7 @@ class Desk:
         """
         attempt, resumed = beginning.attempt, beginning.checkpoint
         self._beginning = beginning
-        self.poll_s = float(os.environ.get("ALCHEMY_COMMAND_POLL_S") or agent.COMMAND_POLL_S)
+        self.poll_s = max(agent.seconds("ALCHEMY_COMMAND_POLL_S", agent.COMMAND_POLL_S), _LEAST_POLL_S)
         self._attempt, self._lifecycle = attempt, lifecycle
         self._applied = list(resumed.manifest.applied) if resumed and resumed.manifest else []
         self._mailbox = agent.Mailbox(attempt, self._stop_by_default, lambda: lifecycle.position.step)
@@ -127,7 +127,7 @@ class Desk:
         self._applied.append(command.id)
         try:
             ref = self._lifecycle.save(is_async=False)
-        except SaveFailed:
+        except Exception:
             self._applied.remove(command.id)
             raise
         return {"checkpoint": None if ref is None else f"{ref.attempt}/{ref.name}"}
@@ -136,7 +136,7 @@ class Desk:
         """Do so; where that fails, the letter has its effect all the same, and the next checkpoint has it."""
         try:
             return self._commit(command)
-        except SaveFailed as error:
+        except (ConfigurationError, SaveFailed) as error:
             self._applied.append(command.id)
             return {"checkpoint": None, "warning": str(error)}
 

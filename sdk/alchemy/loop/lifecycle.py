@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from alchemy.checkpoint.writing import Part
-from alchemy.errors import InfrastructureError, Stopped
+from alchemy.errors import ConfigurationError, InfrastructureError, Stopped
 from alchemy.live.following import Follower
 from alchemy.loop import machine
 from alchemy.loop.attendant import Attendant
@@ -122,7 +122,7 @@ class Lifecycle:
         self._desk = Desk(beginning, self)
         minutes = self._checkpointing.minutes
         self._attendant = Attendant(
-            attempt.run_dir.commands,
+            attempt,
             self.call,
             poll_s=self._desk.poll_s,
             period_s=None if minutes is None else 60 * minutes,
@@ -155,11 +155,17 @@ class Lifecycle:
             Stopped: The training was asked to stop before its loop began.
         """
         __tracebackhide__ = True
-        self._before_steps()
-        bound, gone = self.values.begin()
         beginning = self._beginning
         start = 0 if beginning is None else beginning.step
+        if start > self.total_steps:
+            raise ConfigurationError(
+                f"the checkpoint to go on from was made after {start} steps, and there are "
+                f"{self.total_steps} now: declare as many as before, or start over (ALCHEMY_FRESH=1)"
+            )
         self.finished, self.position.step = start - 1, min(start, self.total_steps - 1)
+        self.position.begun = True
+        self._before_steps()
+        bound, gone = self.values.begin()
         self.params.begin()
         self.next_save = self._checkpointing.next_after(start - 1)
         if beginning is not None:
@@ -230,6 +236,7 @@ class Lifecycle:
             raise saver.fenced
         if self._stop is not None and self._may_leave(step):
             self._save_and_leave(self._stop)
+        self._go_on(attendant)
         is_last = step == self.total_steps - 1  # whose checkpoint is made when the function returns
         if self._is_save_asked or (not is_last and (step == self.next_save or attendant.is_save_due)):
             self._is_save_asked = False
@@ -274,8 +281,8 @@ class Lifecycle:
 
     def _ask_to_stop(self, why: str) -> bool:
         """Take a signal; from its handler."""
-        if not self.values:
-            return False  # nothing could be saved, so let it do what it always does
+        if not self.values or not self.position.begun or self.position.exhausted:
+            return False  # nothing would be saved, so let it do what it always does
         self._stop = self._stop or why
         self.attention = True
         return True
@@ -299,8 +306,10 @@ class Lifecycle:
         if self.position.is_cut and self.finished == self.total_steps - 1:
             return None
         self._is_saved = False
-        self._saver.save(self._capture, is_async=is_async)
-        self._attendant.saved()
+        try:
+            self._saver.save(self._capture, is_async=is_async)
+        finally:
+            self._attendant.saved()  # also where it failed: the next one is due in its time
         self._is_saved = True
         return None if is_async else self._saver.last
 
@@ -334,6 +343,12 @@ class Lifecycle:
         """Knows which optimizers took their values from parameters."""
         return self._follower
 
+    def _go_on(self, attendant: Attendant) -> None:
+        """Forget what looked like a request to stop and was none; an evaluation may have believed it."""
+        attendant.stop_waits = False
+        if self.position.is_cut:
+            self.position.is_cut, self.position.is_overdue = False, True
+
     def _may_leave(self, step: int) -> bool:
         """Whether there is something left to do later; after the last step the run just completes."""
         if step < self.total_steps - 1 or self.position.is_cut:
@@ -366,7 +381,11 @@ class Lifecycle:
 
     def _capture(self) -> Contents:
         captured = self.values.capture()
-        stored = {name: Stored.of(name, kind, each) for name, (kind, each) in captured.items()}
+        rebound = self.values.rebound
+        stored = {
+            name: Stored.of(name, kind, each, is_rebound=name in rebound)
+            for name, (kind, each) in captured.items()
+        }
         state = LoopState(
             step=self.finished,
             seed=self._seed,

@@ -23,17 +23,19 @@ class Stored:
     kind: str
     form: Any = None
     file: str | None = None
+    is_rebound: bool = False
 
     @classmethod
-    def of(cls, name: str, kind: str, captured: Captured) -> Stored:
+    def of(cls, name: str, kind: str, captured: Captured, *, is_rebound: bool) -> Stored:
         """Describe a captured value."""
         if isinstance(captured, Blob):
-            return cls(kind, captured.note, name + captured.suffix)
-        return cls(kind, captured.form)
+            return cls(kind, captured.note, name + captured.suffix, is_rebound)
+        return cls(kind, captured.form, None, is_rebound)
 
     def at(self, directory: Path) -> Saved:
         """Return what a holder needs to restore it from the checkpoint in this directory."""
-        return Saved(self.kind, self.form, None if self.file is None else directory / self.file)
+        path = None if self.file is None else directory / self.file
+        return Saved(self.kind, self.form, path, self.is_rebound)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,7 @@ class LoopState:
             "rng": self.rng,
             "params": self.params,
             "values": {
-                name: {"kind": each.kind, "form": each.form, "file": each.file}
+                name: {"kind": each.kind, "form": each.form, "file": each.file, "rebound": each.is_rebound}
                 for name, each in self.values.items()
             },
             "deleted": list(self.deleted),
@@ -114,7 +116,7 @@ class LoopState:
             rng=record["rng"],
             params=record["params"],
             values={
-                name: Stored(each["kind"], each["form"], each["file"])
+                name: Stored(each["kind"], each["form"], each["file"], each["rebound"])
                 for name, each in record["values"].items()
             },
             deleted=tuple(record["deleted"]),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import alchemy_agent as agent
 from alchemy.checkpoint.retention import retire
 from alchemy.checkpoint.store import write_checkpoint
-from alchemy.errors import InfrastructureError
+from alchemy.errors import ConfigurationError, InfrastructureError
 from alchemy.fencing import Fenced
 
 if TYPE_CHECKING:
@@ -86,17 +86,32 @@ class Saver:
             ConfigurationError: Something can't be saved.
         """
         self.wait()
-        contents = capture()
         self._error = None
+        contents = self._captured(capture)
         if not is_async:
             self._write(contents, warns=False)
             if self._error is not None:
                 raise self._error
             return
-        self._thread = threading.Thread(
+        thread = threading.Thread(
             target=self._write, args=(contents, True), name="alchemy-saver", daemon=True
         )
-        self._thread.start()
+        try:
+            thread.start()
+        except RuntimeError:  # no thread to be had: too many of them
+            self._write(contents, warns=True)
+        else:
+            self._thread = thread
+
+    def _captured(self, capture: Callable[[], Contents]) -> Contents:
+        try:
+            return capture()
+        except ConfigurationError:
+            raise
+        except (
+            Exception
+        ) as error:  # memory, pinned memory, a state_dict of the user's: nothing to end a run for
+            raise SaveFailed(f"a checkpoint could not be copied: {type(error).__name__}: {error}") from error
 
     def wait(self) -> None:
         """Wait until the save under way, if any, has ended."""

@@ -6,6 +6,7 @@ time limit. A handler only sets flags: saving from inside one would catch a step
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -33,9 +34,11 @@ def stop_signals(ask: Callable[[str], bool]) -> Iterator[None]:
         yield
         return
     accepted: list[int] = []
+    ours = os.getpid()
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if ask(signal.Signals(number).name):
+        # A forked child, such as a worker of a pool, inherits the handler and must still die of it.
+        if os.getpid() == ours and ask(signal.Signals(number).name):
             accepted.append(number)
         else:
             _pass_on(number, before[number], frame)

@@ -298,6 +298,8 @@ class FileRecorder:
         self._room.set()
 
     def _report_if_due(self) -> None:
+        if self._position is None or not self._position.begun:
+            return  # a run that goes on would count the steps of its predecessors as its own speed
         now, (then, step) = self._clock(), self._reported
         if now - then >= _PROGRESS_S and self._finished_steps() != step:
             self._report(self._finished_steps())

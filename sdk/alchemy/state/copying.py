@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple, TypeAlias
 
-from alchemy.state.plain import replace_tensors
+from alchemy.state.torchform import replace_tensors
 
 __all__ = ["Pool", "copied"]
 

@@ -53,7 +53,9 @@ def decode(form: Any) -> Any:
 
 def _encode(value: object, where: str, depth: int) -> Any:
     kind = type(value)
-    if value is None or kind in (bool, int, str):
+    if isinstance(value, str) and kind is str:
+        return _encodable(value, where)
+    if value is None or kind in (bool, int):
         return value
     if kind is float:
         assert isinstance(value, float)  # noqa: S101  for the type checker
@@ -68,9 +70,21 @@ def _encode(value: object, where: str, depth: int) -> Any:
     raise NotPlain(f"{where or 'it'} is of type {kind.__module__}.{kind.__qualname__}")
 
 
+def _encodable(text: str, where: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        # As in an undecodable file name; the wire would write something else.
+        raise NotPlain(f"{where or 'it'} is a text that UTF-8 has no form for: {text!r}") from None
+    return text
+
+
 def _encode_dict(value: dict[Any, Any], where: str, depth: int) -> Any:
     if _TAG not in value and all(type(key) is str for key in value):
-        return {key: _encode(each, f"{where}[{key!r}]", depth + 1) for key, each in value.items()}
+        return {
+            _encodable(key, f"a key of {where or 'it'}"): _encode(each, f"{where}[{key!r}]", depth + 1)
+            for key, each in value.items()
+        }
     pairs = [
         [_encode(key, f"a key of {where or 'it'}", depth + 1), _encode(each, f"{where}[{key!r}]", depth + 1)]
         for key, each in value.items()

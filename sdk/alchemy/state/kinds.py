@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
@@ -27,10 +27,14 @@ __all__ = [
     "Inline",
     "JsonHolder",
     "LoaderHolder",
+    "NumberHolder",
     "Saved",
     "StateHolder",
     "TensorHolder",
+    "has_state",
     "hold",
+    "is_revivable",
+    "revive",
 ]
 
 
@@ -65,6 +69,8 @@ class Saved:
     """What was `Inline`, or the note of a `Blob`."""
     path: Path | None = None
     """The file of a `Blob`."""
+    is_rebound: bool = False
+    """Whether the name had been bound, in the loop, to another object than before it."""
 
 
 class Holder(ABC):
@@ -139,13 +145,25 @@ class TensorHolder(Holder):
     kind: ClassVar[str] = "tensor"
 
     def __init__(self, value: Any) -> None:
+        """Take the tensor.
+
+        Raises:
+            ConfigurationError: It is of a kind of its own that can't be saved.
+        """
         self.value = value
         self._buffers = tensors.Buffers()
+        tensors.check_saveable({"tensor": value.detach()})
+
+    @classmethod
+    def revived(cls, saved: Saved) -> TensorHolder:
+        """Return a holder of the saved tensor itself, on the device where it was."""
+        state: Any = tensors.read_state(str(saved.path), mapped=False)
+        return cls(state["tensor"].to(saved.form))
 
     def capture(self) -> Captured:
         """Copy it into memory that is kept for the next time."""
         state = self._buffers.capture({"tensor": self.value.detach()})
-        return Blob(".pt", lambda file: tensors.write_state(state, file))
+        return Blob(".pt", lambda file: tensors.write_state(state, file), str(self.value.device))
 
     def restore(self, saved: Saved) -> None:
         """Copy what was saved into it."""
@@ -160,7 +178,7 @@ class TensorHolder(Holder):
 
 
 class ArrayHolder(Holder):
-    """A numpy array, restored in place, or a numpy number, which is replaced."""
+    """A numpy array, restored in place."""
 
     kind: ClassVar[str] = "array"
 
@@ -168,11 +186,18 @@ class ArrayHolder(Holder):
         """Take the array.
 
         Raises:
-            ConfigurationError: Its elements are Python objects, which only pickle could save.
+            ConfigurationError: Only pickle could save it: it holds Python objects, or is more than an array.
         """
         self.value = value
+        if type(value) not in (_numpy().ndarray, _numpy().memmap):
+            raise ConfigurationError(f"{type(value).__qualname__} is more than a plain numpy array")
         if value.dtype.hasobject:
             raise ConfigurationError(f"an array of dtype {value.dtype} holds Python objects")
+
+    @classmethod
+    def revived(cls, saved: Saved) -> ArrayHolder:
+        """Return a holder of the saved array itself."""
+        return cls(_numpy().load(saved.path, allow_pickle=False))
 
     def capture(self) -> Captured:
         """Copy it."""
@@ -181,17 +206,36 @@ class ArrayHolder(Holder):
 
     def restore(self, saved: Saved) -> None:
         """Copy what was saved into it."""
-        numpy = _numpy()
-        then = numpy.load(saved.path, allow_pickle=False)
+        then = _numpy().load(saved.path, allow_pickle=False)
         if (then.shape, then.dtype) != (self.value.shape, self.value.dtype):
             raise ConfigurationError(
                 f"it was saved with shape {then.shape} and {then.dtype}, and is of shape {self.value.shape} "
                 f"and {self.value.dtype} now"
             )
-        if isinstance(self.value, numpy.ndarray):
-            self.value[...] = then
-        else:
-            self.value = then[()]
+        self.value[...] = then
+
+
+class NumberHolder(Holder):
+    """A numpy number such as `np.float32(0.1)`, which keeps its type; replaced when it is restored."""
+
+    kind: ClassVar[str] = "number"
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    @classmethod
+    def revived(cls, saved: Saved) -> NumberHolder:
+        """Return a holder of the saved number itself."""
+        numpy, form = _numpy(), saved.form
+        return cls(numpy.frombuffer(bytes.fromhex(form["bytes"]), numpy.dtype(form["dtype"]))[0])
+
+    def capture(self) -> Captured:
+        """Take its bytes."""
+        return Inline({"dtype": self.value.dtype.str, "bytes": self.value.tobytes().hex()})
+
+    def restore(self, saved: Saved) -> None:
+        """Replace it by what was saved."""
+        self.value = self.revived(saved).value
 
 
 class JsonHolder(Holder):
@@ -207,6 +251,11 @@ class JsonHolder(Holder):
         """
         self.value = value
         self.capture()
+
+    @classmethod
+    def revived(cls, saved: Saved) -> JsonHolder:
+        """Return a holder of what was saved."""
+        return cls(jsonform.decode(saved.form))
 
     def capture(self) -> Captured:
         """Encode it."""
@@ -277,8 +326,14 @@ class CustomHolder(Holder):
     kind: ClassVar[str] = "custom"
 
     def __init__(self, value: Any, save: Callable[[Any], bytes], load: Callable[[Any, bytes], Any]) -> None:
+        """Take the value and its functions.
+
+        Raises:
+            ConfigurationError: `save` doesn't return bytes.
+        """
         self.value = value
         self._save, self._load = save, load
+        self.capture()
 
     def capture(self) -> Captured:
         """Call `save`."""
@@ -294,6 +349,9 @@ class CustomHolder(Holder):
         replacement = self._load(self.value, saved.path.read_bytes())
         if replacement is not None:
             self.value = replacement
+
+    def set_right(self, saved: Saved) -> None:
+        """Do nothing: `load` was written for a newly made value, and may add to what is there."""
 
 
 KINDS = (
@@ -320,11 +378,32 @@ def hold(value: Any, seed: int) -> Holder:
         return LoaderHolder(value, seed)
     if _is_of("torch", ("Tensor",), value):
         return TensorHolder(value)
-    if _is_of("numpy", ("ndarray", "generic"), value):
+    if _is_of("numpy", ("ndarray",), value):
         return ArrayHolder(value)
+    if _is_of("numpy", ("number", "bool"), value):
+        return NumberHolder(value)
     if rng.is_generator(value):
         return GeneratorHolder(value)
     return JsonHolder(value)
+
+
+_REVIVED: Mapping[str, Callable[[Saved], Holder]] = {
+    each.kind: each.revived for each in (ArrayHolder, JsonHolder, NumberHolder, TensorHolder)
+}
+
+
+def is_revivable(kind: str) -> bool:
+    """Tell whether a value of this kind can be made anew from what was saved of it."""
+    return kind in _REVIVED
+
+
+def revive(saved: Saved) -> Holder:
+    """Return a holder of a value made anew from what was saved of it.
+
+    Raises:
+        KeyError: Values of its kind can't be; `is_revivable` tells.
+    """
+    return _REVIVED[saved.kind](saved)
 
 
 def has_state(value: object) -> bool:

@@ -31,6 +31,8 @@ from alchemy.state.loaderstate import (
 __all__ = ["Cursor", "adopt", "is_loader"]
 
 _ATTRIBUTE = "_alchemy_cursor"
+_PLAIN = "_alchemy_plain"
+_TOO_EARLY = "a batch was taken before the first step, and may have been kept for it"
 
 
 def is_loader(value: object) -> bool:
@@ -39,25 +41,34 @@ def is_loader(value: object) -> bool:
     return data is not None and isinstance(value, data.DataLoader)
 
 
-def adopt(loader: Any, seed: int) -> Cursor:
-    """Return the cursor of a loader, which is given one unless it has one.
+def adopt(loader: Any, seed: int, *, owner: object = None) -> Cursor:
+    """Return the cursor of a loader, which is given one unless it has one of the same owner.
 
     The loader stays the same object. Its class becomes a subclass of what it was, which looks the same.
 
     Args:
         loader: A torch DataLoader.
         seed: Seeds the randomness inside its workers.
+        owner: The execution that uses the loader, which is referred to weakly. Another one's cursor is
+            replaced: a loader made once for several executions begins anew in each. Generators and samplers
+            that the user made with it stay in the state they are in. None: whoever's it is.
     """
     known = _cursor_of(loader)
-    if known is not None:
+    if known is not None and (owner is None or known.is_owned_by(owner)):
         return known
-    cursor = Cursor(loader, seed)
+    plain = _plain_of(loader)
+    cursor = Cursor(loader, plain, seed, owner)
     vars(loader)[_ATTRIBUTE] = cursor
-    # Persistent workers that are running already don't know how to be seeded for a batch.
+    # Persistent workers that are running already are seeded for another execution, or not for each batch.
     loader._iterator = None  # noqa: SLF001
-    plain: Any = type(loader)
     loader.__class__ = _managed(plain)
     return cursor
+
+
+def _plain_of(loader: Any) -> Any:
+    """Return the class that a loader had before it was adopted."""
+    kind: Any = type(loader)
+    return vars(kind).get(_PLAIN, kind)
 
 
 def _cursor_of(loader: Any) -> Cursor | None:
@@ -83,6 +94,7 @@ def _managed(plain: Any) -> Any:
         return _revive, (plain, {name: value for name, value in vars(self).items() if name != _ATTRIBUTE})
 
     methods = {
+        _PLAIN: plain,
         "__iter__": __iter__,
         "_index_sampler": property(_index_sampler),
         "__reduce__": __reduce__,
@@ -104,14 +116,15 @@ def _revive(plain: Any, attributes: Mapping[str, Any]) -> Any:
 class Cursor:
     """Where a loader is in its data; it belongs to the loader and doesn't keep it alive."""
 
-    def __init__(self, loader: Any, seed: int) -> None:
-        """Take the loader and the seed for its workers."""
+    def __init__(self, loader: Any, plain: Any, seed: int, owner: object) -> None:
+        """Take the loader, the class that the user gave it, the seed for its workers, and whose it is."""
         # A cycle of references would let workers live on until the garbage collector comes by.
         self._loader = weakref.ref(loader)
         self._seed = seed
         self.notes: tuple[str, ...] = ()
         """Sentences on what has changed since the loader was saved and leaves the order of its data alone."""
-        self._plain = type(loader)
+        self._plain = plain
+        self._owner = None if owner is None else weakref.ref(owner)
         self._states = States(self._loader)
         self._begun = 0
         self._known: list[weakref.ref[Batches]] = []
@@ -138,6 +151,8 @@ class Cursor:
     def exact(self) -> str:
         """Why a resumed run may get other batches than an undisturbed one, in a sentence; "" if the same."""
         loader, iterable = self.loader, is_iterable(self.loader)
+        if _cursor_of(loader) is not self:
+            return "another execution has begun to use it, so its place in the data is no longer known"
         if not self._is_followed():
             return f"{kind_of(loader)} has an __iter__ of its own, so a resumed run begins an epoch anew"
         if loader.num_workers and not loader.in_order:
@@ -156,6 +171,26 @@ class Cursor:
     def belongs_to(self, loader: object) -> bool:
         """Tell whether it is this loader's."""
         return self._loader() is loader
+
+    def is_owned_by(self, owner: object) -> bool:
+        """Tell whether this execution made it."""
+        return self._owner is not None and self._owner() is owner
+
+    @property
+    def has_given(self) -> bool:
+        """Whether an iteration that is under way has handed out a batch, since it was restored if it was.
+
+        When the first step begins, that is a batch which a resumed run does not get again.
+        """
+        return any(batches.has_given for batches in self._under_way())
+
+    def enter_first_step(self) -> None:
+        """Be told that the first step begins: batches that were handed out by now run ahead of their steps.
+
+        Then each checkpoint lacks one that was taken and not used; `exact` says so, in resumed runs as well.
+        """
+        if self.has_given:
+            self._doubt = self._doubt or _TOO_EARLY
 
     def begin(self) -> Iterator[Any]:
         """Begin an iteration, or go on with the one that was saved; the loader's `__iter__` does this."""
@@ -234,12 +269,12 @@ class Cursor:
         if here and self._pending is None:
             self._doubt = "an iteration began before the training that was over when the run was saved"
         elif here:
-            if here[-1].has_given and not self._doubt:
-                self._doubt = "a batch was taken before the first step, and may have been kept for it"
+            if here[-1].has_given:
+                self._doubt = self._doubt or _TOO_EARLY
             saved, self._pending = self._pending, None
             here[-1].batches = None  # its workers end before others are started
-            here[-1].iteration, here[-1].batches = self._go_on(saved)
-            here[-1].take = self._take_for(here[-1].iteration)
+            iteration, opened = self._go_on(saved)
+            here[-1].go_on_with(iteration, opened, self._take_for(iteration))
 
     def _is_followed(self) -> bool:
         return self._plain.__iter__ is sys.modules["torch.utils.data"].DataLoader.__iter__

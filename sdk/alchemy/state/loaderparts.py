@@ -55,8 +55,13 @@ class Batches:
 
     @property
     def has_given(self) -> bool:
-        """Whether a batch was taken of it."""
+        """Whether a batch was taken of it here; what a saved one had given before doesn't count."""
         return self.iteration.position > self._first
+
+    def go_on_with(self, iteration: Iteration, batches: Any, take: Callable[[Any], Any]) -> None:
+        """Give from now on what a saved iteration had left."""
+        self.batches, self.iteration, self.take = batches, iteration, take
+        self._first = iteration.position
 
     def __iter__(self) -> Iterator[Any]:
         return self

@@ -16,7 +16,7 @@ from typing import IO, Any, cast
 
 from alchemy.errors import BrokenCheckpoint
 from alchemy.state.copying import Pool, copied
-from alchemy.state.plain import Unsaveable, decode, encode
+from alchemy.state.torchform import Unsaveable, decode, encode
 
 __all__ = ["Buffers", "Unsaveable", "check_saveable", "load_into", "read_state", "write_state"]
 

@@ -14,7 +14,17 @@ from typing import Any
 
 from alchemy.errors import ConfigurationError, InfrastructureError
 from alchemy.state.declarations import Declared
-from alchemy.state.kinds import KINDS, Captured, Holder, JsonHolder, LoaderHolder, Saved, hold
+from alchemy.state.kinds import (
+    KINDS,
+    Captured,
+    Holder,
+    JsonHolder,
+    LoaderHolder,
+    Saved,
+    hold,
+    is_revivable,
+    revive,
+)
 
 __all__ = ["Checkpointed", "ManagedValues"]
 
@@ -58,6 +68,9 @@ class ManagedValues:
         self._holders: dict[str, Holder] = {}
         self._declared: dict[str, Declared[Any]] = {}
         self._deleted: list[str] = []
+        self._rebound = (
+            {name for name, saved in resumed.values.items() if saved.is_rebound} if resumed else set()
+        )
         self._has_begun = False
 
     def __len__(self) -> int:
@@ -80,13 +93,26 @@ class ManagedValues:
             return value
         if holder is not None and holder.value is value and self._has_begun:
             return value  # ctx.x += y on what changes in place
-        holder = self._hold(name, value)
+        new = self._hold(name, value)
+        if self._has_begun:
+            self._rebind(name, holder, new)
         self._on_drop(name)
         self._on_bind(name, value)
-        self._holders[name] = holder
+        self._holders[name] = new
         if not self._has_begun:
-            self._restore(name, holder)
-        return holder.value
+            self._restore(name, new)
+        return self._holders[name].value
+
+    def _rebind(self, name: str, old: Holder | None, new: Holder) -> None:
+        """Note that a name means another object from now on, or refuse what no resumed run could restore."""
+        __tracebackhide__ = True
+        if is_revivable(new.kind):
+            self._rebound.add(name)
+        elif old is None or old.kind != new.kind:
+            raise ConfigurationError(
+                f"ctx.{name} is {'new' if old is None else 'of another kind'} in the loop: a run that goes "
+                "on has no such object to restore it into. Assign one before ctx.steps()"
+            )
 
     def forget(self, name: str) -> None:
         """Take a name out: later checkpoints are without it."""
@@ -128,6 +154,11 @@ class ManagedValues:
         return {name: (holder.kind, _capture(name, holder)) for name, holder in self._holders.items()}
 
     @property
+    def rebound(self) -> frozenset[str]:
+        """Names that were bound, in the loop, to another object than before it."""
+        return frozenset(self._rebound & self._holders.keys())
+
+    @property
     def deleted(self) -> tuple[str, ...]:
         """Names that were managed and were deleted."""
         return tuple(name for name in dict.fromkeys(self._deleted) if name not in self._holders)
@@ -147,6 +178,8 @@ class ManagedValues:
 
     def _hold(self, name: str, value: Any) -> Holder:
         __tracebackhide__ = True
+        if not name.isidentifier():
+            raise ConfigurationError(f"{name!r} can't be the name of a managed value: use an identifier")
         declared = self._declared.get(name)
         try:
             return hold(value, self._seed) if declared is None else declared.hold(value, self._seed)
@@ -170,6 +203,10 @@ class ManagedValues:
                 f"it would start anew beside values that don't. Take it away, {_START_OVER}"
             )
         saved = resumed.values[name]
+        if saved.is_rebound and is_revivable(saved.kind):
+            with _fitting(name, resumed):
+                self._holders[name] = revive(saved)
+            return
         if saved.kind != holder.kind:
             raise ConfigurationError(
                 f"{_unfit(name, resumed)}: it was saved as {saved.kind}, and is {holder.kind} now; make it "
@@ -194,12 +231,13 @@ class ManagedValues:
         __tracebackhide__ = True
         assert self._resumed is not None  # noqa: S101  for the type checker
         saved = self._resumed.values[name]
-        if saved.kind != JsonHolder.kind:
+        if not is_revivable(saved.kind):
             raise ConfigurationError(
                 f"the checkpoint {self._resumed.where} has ctx.{name} ({saved.kind}), which this code does "
                 f"not assign before ctx.steps(): assign it there, so that it can be restored, {_START_OVER}"
             )
-        self._holders[name] = JsonHolder(None)
+        with _fitting(name, self._resumed):
+            self._holders[name] = revive(saved)
 
 
 @contextmanager
