@@ -275,7 +275,7 @@ def test_outside_of_the_loop_sigterm_does_what_it_always_does(tmp_path: Path, wh
         signal.signal(signal.SIGTERM, before)
 
 
-def _sleeps(pid: int) -> bool:
+def _sleeps(pid: int | None) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().split()[2] == "S"
 
 
@@ -418,9 +418,8 @@ def test_the_rate_of_a_run_that_goes_on_counts_its_own_steps(tmp_path: Path) -> 
                 deaths.remove(step)
                 raise Died
             if not first and run.last is not None and not deaths:
-                first.append(
-                    eventually(partial(agent.read_record, f"{run.last.rank(0)}/progress.json"))["step"]
-                )
+                path = f"{run.last.rank(0)}/progress.json"
+                first.append(eventually(partial(agent.read_record, path))["step"])
 
     run = Run(tmp_path, train, async_save=False)
     with pytest.raises(Died):
