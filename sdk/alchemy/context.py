@@ -233,6 +233,7 @@ def _is_descriptor(kind: type, name: str) -> bool:
 
 def _steps(lifecycle: Lifecycle, start: int) -> Iterator[int]:
     position, total = lifecycle.position, lifecycle.total_steps
+    lifecycle.enter_first_step()
     for step in range(start, total):
         position.step = step
         yield step

@@ -10,7 +10,7 @@ import pytest
 import alchemy_agent as agent
 from alchemy.checkpoint.records import CheckpointRef
 from alchemy.checkpoint.retention import retire
-from alchemy.checkpoint.selection import choose, lineage
+from alchemy.checkpoint.selection import Choice, choose, lineage
 from alchemy.checkpoint.store import write_checkpoint
 from alchemy.checkpoint.writing import Part
 from alchemy.errors import CheckpointUnusable
@@ -59,6 +59,36 @@ def test_what_was_completed_is_not_continued(tmp_path: Path) -> None:
     ended(attempts[1], "completed")
     ended(attempts[3], "stopped")
     assert lineage(attempts[4]) == ["4-r0", "3-r0"]
+
+
+def test_what_the_same_job_completed_is_continued_by_its_requeue(tmp_path: Path) -> None:
+    first = make_attempt(tmp_path)
+    save(first, 9, 1)
+    ended(first, "completed")
+    second = make_attempt(tmp_path, k=2)
+    final = save(second, 9, 1)
+    ended(second, "completed")
+    again = make_attempt(tmp_path, k=2, restarts=1)
+    assert lineage(again) == ["2-r0"]
+    assert chosen(again) == final
+    assert chosen(make_attempt(tmp_path, k=3)) is None
+
+
+def test_within_one_job_nothing_of_earlier_jobs_counts(tmp_path: Path) -> None:
+    save(make_attempt(tmp_path), 100, 1)
+    second = make_attempt(tmp_path, k=2)
+    resume(second, **{"from": {"attempt": "1-r0", "step": 100}})
+    again = make_attempt(tmp_path, k=2, restarts=1)
+    assert choose(again, within_job=True) == Choice(None, ())
+    own = save(again, 120, 2)
+    last = make_attempt(tmp_path, k=2, restarts=2)
+    found = choose(last, within_job=True).checkpoint
+    assert found is not None
+    assert found.ref == own
+    place(again, 120).rename(again.path + "-gone")
+    resume(last, **{"from": {"attempt": "2-r1", "step": 120}})
+    with pytest.raises(CheckpointUnusable):
+        choose(make_attempt(tmp_path, k=2, restarts=3), within_job=True)
 
 
 def test_what_came_before_a_fresh_start_is_not_continued(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import torch
 from alchemy.checkpoint.writing import Sink
 from alchemy.errors import ConfigurationError
 from alchemy.state import kinds
-from alchemy.state.kinds import Blob, Holder, Saved, hold
+from alchemy.state.kinds import Blob, Holder, Owner, Saved, hold
 from tests.support.statehash import digest
 
 
@@ -49,8 +49,8 @@ STATES = {
 @pytest.mark.parametrize("make", STATES.values(), ids=STATES.keys())
 def test_objects_with_a_state_dict(tmp_path: Path, make: Any) -> None:
     first, then = make(), make()
-    holder = hold(then, 0)
-    holder.restore(saved(hold(first, 0), tmp_path))
+    holder = hold(then, Owner(0))
+    holder.restore(saved(hold(first, Owner(0)), tmp_path))
     assert holder.value is then
     assert digest(then.state_dict()) == digest(first.state_dict())
 
@@ -69,16 +69,16 @@ def test_objects_with_a_state_dict(tmp_path: Path, make: Any) -> None:
     ids=["array", "int8", "array of one", "tensor", "parameter", "list", "dict"],
 )
 def test_values_that_can_change_change_in_place(tmp_path: Path, value: Any, other: Any) -> None:
-    holder = hold(other, 0)
-    holder.restore(saved(hold(value, 0), tmp_path))
+    holder = hold(other, Owner(0))
+    holder.restore(saved(hold(value, Owner(0)), tmp_path))
     assert holder.value is other
     assert repr(other) == repr(value)
 
 
 @pytest.mark.parametrize("value", [1, 2.5, True, None, "text", (1, 2), np.float32(0.1), np.int64(7)])
 def test_values_that_can_not_are_replaced(tmp_path: Path, value: Any) -> None:
-    holder = hold(type(value)(0) if isinstance(value, np.generic) else 0, 0)
-    holder.restore(saved(hold(value, 0), tmp_path))
+    holder = hold(type(value)(0) if isinstance(value, np.generic) else 0, Owner(0))
+    holder.restore(saved(hold(value, Owner(0)), tmp_path))
     assert (holder.value, type(holder.value)) == (value, type(value))
 
 
@@ -91,8 +91,8 @@ def test_private_generators_go_on(tmp_path: Path) -> None:
     for make, draw in draws.items():
         first, then = make(), make()
         draw(first)
-        state = saved(hold(first, 0), tmp_path)
-        hold(then, 0).restore(state)
+        state = saved(hold(first, Owner(0)), tmp_path)
+        hold(then, Owner(0)).restore(state)
         assert draw(then) == draw(first)
 
 
@@ -103,7 +103,7 @@ def test_a_capture_is_not_reached_by_later_changes(tmp_path: Path) -> None:
         ([0], lambda v: v.append(1)),
         (torch.nn.Linear(1, 1), lambda v: torch.nn.init.constant_(v.weight, 9.0)),
     ):
-        holder = hold(value, 0)
+        holder = hold(value, Owner(0))
         before = saved(holder, _fresh(tmp_path))
         captured = holder.capture()
         change(value)
@@ -126,7 +126,7 @@ def _fresh(tmp_path: Path) -> Path:
 
 def test_an_array_of_python_objects_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="Python objects"):
-        hold(np.array([object()]), 0)
+        hold(np.array([object()]), Owner(0))
 
 
 def test_a_custom_value_is_what_its_functions_make_of_it(tmp_path: Path) -> None:

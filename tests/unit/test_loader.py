@@ -11,6 +11,7 @@ import random
 import re
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -527,6 +528,81 @@ def test_a_batch_that_was_taken_too_early_to_be_taken_back_is_told_of() -> None:
     assert next(iterator).tolist() == undisturbed.steps[1][0]
 
 
+class Feeding:
+    """A training that is told when its first step begins, and resumed after any step."""
+
+    def __init__(self, ahead: bool) -> None:
+        self.ahead = ahead
+        """Whether each batch is taken before its step begins: `zip(loader, ctx.steps())`."""
+
+    def run(self, saved: Any = None, steps: int = 5) -> tuple[list[Any], list[Any], list[str]]:
+        """Return batches, what is saved after each step, and `exact` as the loop and its first step begin."""
+        torch.manual_seed(3)
+        loader = CASES["shuffled"]()
+        cursor = adopt(loader, seed=0)
+        if saved is not None:
+            cursor.restore(saved["loader"])
+            rng.restore(saved["rng"])
+        said, states = [cursor.exact], list[Any]()
+
+        def steps_of_the_loop() -> Iterator[int]:
+            cursor.enter_first_step()
+            said.append(cursor.exact)
+            for step in range(0 if saved is None else saved["step"] + 1, steps):
+                yield step
+                states.append(saved_after(step, cursor))
+
+        batches, loop = again_and_again(loader), steps_of_the_loop()
+        if self.ahead:
+            return [batch.tolist() for batch, _ in zip(batches, loop)], states, said  # noqa: B905
+        return [batch.tolist() for _, batch in zip(loop, batches)], states, said  # noqa: B905
+
+
+def test_batches_that_run_ahead_of_their_steps_are_told_of_in_the_first_run_and_in_resumed_ones() -> None:
+    batches, states, said = Feeding(ahead=True).run()
+    assert said[0] == ""
+    assert "before the first step" in said[1]
+    for step, saved in enumerate(states[:3]):
+        resumed, _, repeated = Feeding(ahead=True).run(saved)
+        assert resumed != batches[step + 1 :]
+        assert repeated == [said[1], said[1]]
+
+
+def test_batches_taken_in_their_steps_are_not() -> None:
+    batches, states, said = Feeding(ahead=False).run()
+    assert said == ["", ""]
+    for step, saved in enumerate(states):
+        resumed, _, repeated = Feeding(ahead=False).run(saved)
+        assert resumed == batches[step + 1 :]
+        assert repeated == ["", ""]
+
+
+@pytest.mark.parametrize("name", ["shuffled", "shuffled, workers", "stream"])
+def test_whether_a_batch_was_given_is_known_while_its_iteration_is_under_way(name: str) -> None:
+    loader = CASES[name]()
+    cursor = adopt(loader, seed=0)
+    said = [cursor.has_given]
+    peek(loader), look_at_all(loader)
+    said.append(cursor.has_given)  # nobody can go on with these
+    iterator = iter(loader)
+    said.append(cursor.has_given)
+    next(iterator)
+    assert [*said, cursor.has_given] == [False, False, False, True]
+
+
+@pytest.mark.parametrize("early", [False, True], ids=["iter in the loop", "iter before the loop"])
+def test_what_a_saved_iteration_had_given_does_not_count_as_given_in_the_resumed_run(early: bool) -> None:
+    saved = Training(CASES["shuffled"]).run().saved[1]
+    loader = CASES["shuffled"]()
+    cursor = adopt(loader, seed=0)
+    iterator: Any = iter(loader) if early else None
+    cursor.restore(saved["loader"])
+    iterator = iterator if early else iter(loader)
+    said = [cursor.has_given]
+    next(iterator)
+    assert [*said, cursor.has_given] == [False, True]
+
+
 class Wild(Sampler[int]):
     """Draws each index from the generator that training uses."""
 
@@ -740,11 +816,93 @@ def test_the_loader_stays_what_it_was() -> None:
     cursor = adopt(loader, seed=0)
     assert adopt(loader, seed=1) is cursor
     assert isinstance(loader, Named)
+    adopt(loader, seed=0, owner=DataLoader)
     assert type(loader).__qualname__ == "Named"
+    assert len(type(loader).__mro__) == len(Named.__mro__) + 1
     assert (loader.name, loader.sampler, loader.batch_sampler) == ("train", sampler, batch_sampler)
     assert (len(loader), len(iter(loader))) == (4, 4)
     with pytest.raises(ValueError, match="batch_size attribute should not be set after Named is initialized"):
         loader.batch_size = 5
+
+
+class Owner:
+    """An execution."""
+
+
+OUTSIDE: dict[str, Build] = {
+    "shuffled": CASES["shuffled"],
+    "workers": lambda: Named(Numbers(noise=True), 3, shuffle=True, num_workers=1),
+    "persistent workers": CASES["seed of a persistent worker"],
+    "stream": CASES["stream, shuffled"],
+    "a sampler that draws": lambda: DataLoader(Numbers(), 2, sampler=Wild()),
+}
+
+
+def executed(loader: DataLoader[Any], seed: int, saved: Any = None) -> tuple[list[Any], list[Any], str]:
+    """Use a loader in an execution of its own; return batches, what was saved after each, and doubts."""
+    torch.manual_seed(seed)
+    owner = Owner()
+    cursor = adopt(loader, seed, owner=owner)
+    if saved is not None:
+        cursor.restore(saved["loader"])
+        rng.restore(saved["rng"])
+    iterator, seen, states = again_and_again(loader), [], []
+    for step in range(5):
+        seen.append(next(iterator).tolist())
+        states.append(saved_after(step, cursor))
+        assert adopt(loader, seed, owner=owner) is cursor
+    return seen, states, cursor.exact
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_a_loader_that_several_executions_use_begins_anew_in_each(name: str) -> None:
+    shared = OUTSIDE[name]()
+    first = executed(shared, 1)
+    for seed in (2, 1):
+        alone = executed(OUTSIDE[name](), seed)
+        assert executed(shared, seed) == alone
+    assert executed(shared, 1) == first
+    if name != "a sampler that draws":
+        resumed = executed(shared, 2, first[1][1])
+        assert resumed[0][:3] == first[0][2:]
+
+
+def test_an_execution_does_not_go_on_with_what_another_left_under_way() -> None:
+    loader, earlier = CASES["shuffled"](), Owner()
+    adopt(loader, 0, owner=earlier)
+    kept = iter(loader)
+    next(kept)
+    later = Owner()
+    cursor = adopt(loader, 0, owner=later)
+    assert not cursor.has_given
+    assert cursor.capture()["under_way"] is None
+    look_at_all(loader)
+    assert cursor.exact == ""
+    assert len(list(kept)) == 3  # whoever holds it may use it up
+
+
+def test_an_execution_whose_loader_was_taken_over_by_another_says_so() -> None:
+    loader, outer, inner = CASES["shuffled"](), Owner(), Owner()
+    cursor = adopt(loader, 0, owner=outer)
+    assert cursor.exact == ""
+    adopt(loader, 0, owner=inner)
+    assert "another execution" in cursor.exact
+
+
+def test_who_names_no_owner_gets_the_cursor_there_is() -> None:
+    loader, owner = CASES["shuffled"](), Owner()
+    cursor = adopt(loader, 0, owner=owner)
+    assert adopt(loader, 0) is cursor
+    other = CASES["shuffled"]()
+    assert adopt(other, 0) is not adopt(other, 0, owner=owner)
+
+
+def test_a_loader_does_not_keep_an_execution_alive() -> None:
+    loader, owner = CASES["shuffled"](), Owner()
+    adopt(loader, 0, owner=owner)
+    gone = weakref.ref(owner)
+    del owner
+    assert gone() is None
 
 
 @pytest.mark.parametrize(

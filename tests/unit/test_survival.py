@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader, TensorDataset
 
 import alchemy as al
 import alchemy_agent as agent
@@ -450,3 +451,31 @@ def test_a_second_managed_loop_of_a_program_is_said_to_be_unprotected(
         assert (train(), train()) == (4, 4)
     assert caplog.text.count("a second managed loop") == 1
     assert len(list(Path(run_dir.checkpoints).glob("*/*"))) == 2
+
+
+@pytest.mark.parametrize("steps_first", [True, False])
+def test_a_loader_that_runs_ahead_of_the_steps_is_not_called_exact(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, steps_first: bool
+) -> None:
+    def train(ctx: al.Context) -> None:
+        ctx.loader = DataLoader(TensorDataset(torch.arange(20)), batch_size=1)
+        for _ in zip(ctx.steps(), ctx.loader) if steps_first else zip(ctx.loader, ctx.steps()):  # noqa: B905
+            pass
+
+    with caplog.at_level(logging.WARNING):
+        result = Run(tmp_path, train).attempt()
+    assert (result.inexact == ()) is steps_first
+    assert ("not bit-exact" in caplog.text) is not steps_first
+
+
+def test_two_cases_that_share_a_loader_each_begin_with_a_new_one(tmp_path: Path) -> None:
+    shared = DataLoader(TensorDataset(torch.arange(20)), batch_size=1, shuffle=True)
+    seen: list[list[int]] = []
+
+    def train(ctx: al.Context) -> None:
+        ctx.loader = shared
+        seen.append([int(batch) for _, (batch,) in zip(ctx.steps(), ctx.loader, strict=False)])
+
+    for name in ("first", "second"):
+        Run(tmp_path / name, train).attempt()
+    assert seen[0] == seen[1]

@@ -28,7 +28,8 @@ class Choice:
 def lineage(attempt: agent.AttemptDir) -> list[str]:
     """Return the names of the earlier attempts that `attempt` continues, newest first.
 
-    They end before one that completed its run, and with one that was told to start over.
+    They end with one that was told to start over, and before one that completed its run, unless it is of the
+    same job: a scheduler may requeue a job that is through, which then has nothing left to do.
 
     Raises:
         OSError: The attempts can't be listed.
@@ -39,7 +40,7 @@ def lineage(attempt: agent.AttemptDir) -> list[str]:
         earlier = run_dir.attempt(name)
         if (earlier.k, earlier.restarts) >= now:
             continue
-        if (agent.read_record(earlier.result) or {}).get("status") == "completed":
+        if earlier.k < attempt.k and (agent.read_record(earlier.result) or {}).get("status") == "completed":
             break
         names.append(name)
         if (agent.read_record(earlier.resume) or {}).get("fresh") is True:
@@ -47,14 +48,20 @@ def lineage(attempt: agent.AttemptDir) -> list[str]:
     return names
 
 
-def choose(attempt: agent.AttemptDir) -> Choice:
+def choose(attempt: agent.AttemptDir, *, within_job: bool = False) -> Choice:
     """Return the newest checkpoint of the lineage that verifies, every byte of it.
+
+    Args:
+        attempt: The one that is to begin.
+        within_job: Whether only what its own job committed counts, before the scheduler restarted it.
 
     Raises:
         CheckpointUnusable: Progress was committed, and no checkpoint of it can be trusted.
         OSError: The attempts can't be listed.
     """
     names = lineage(attempt)
+    if within_job:
+        names = [name for name in names if attempt.run_dir.attempt(name).k == attempt.k]
     found = [
         checkpoint for name in reversed(names) for checkpoint in list_attempt(attempt.run_dir.attempt(name))
     ]
@@ -68,13 +75,15 @@ def choose(attempt: agent.AttemptDir) -> Choice:
             rejected.append((str(checkpoint.ref), str(error)))
         else:
             return Choice(checkpoint, tuple(rejected))
-    evidence = _evidence(attempt.run_dir, names, found)
+    evidence = _evidence(attempt.run_dir, names, found, within_job=within_job)
     if evidence:
         raise CheckpointUnusable(_unusable(attempt, evidence, rejected))
     return Choice(None, ())
 
 
-def _evidence(run_dir: agent.RunDir, names: Sequence[str], found: Sequence[Checkpoint]) -> str:
+def _evidence(
+    run_dir: agent.RunDir, names: Sequence[str], found: Sequence[Checkpoint], *, within_job: bool
+) -> str:
     """Return what shows that something was committed, empty if nothing does.
 
     A manifest alone shows nothing: a process that is killed between it and the marker had not committed yet.
@@ -84,10 +93,17 @@ def _evidence(run_dir: agent.RunDir, names: Sequence[str], found: Sequence[Check
             return os.fspath(checkpoint.path)
     for attempt in map(run_dir.attempt, names):
         progress = Path(attempt.rank(0), "progress.json")
-        for path, key in ((progress, "checkpoint"), (attempt.resume, "from")):
-            if (agent.read_record(path) or {}).get(key) is not None:
-                return os.fspath(path)
+        if (agent.read_record(progress) or {}).get("checkpoint") is not None:
+            return os.fspath(progress)
+        source = (agent.read_record(attempt.resume) or {}).get("from")
+        if source is not None and not (within_job and _attempt_in(source) not in names):
+            return os.fspath(attempt.resume)
     return ""
+
+
+def _attempt_in(source: object) -> object:
+    """Return of which attempt the checkpoint is that a `resume.json` names."""
+    return source.get("attempt") if isinstance(source, dict) else None
 
 
 def _unusable(attempt: agent.AttemptDir, evidence: str, rejected: Sequence[tuple[str, str]]) -> str:

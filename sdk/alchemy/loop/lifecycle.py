@@ -7,7 +7,7 @@ saver's thread) only set `attention`, so that a step costs one look at a flag.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -173,25 +173,32 @@ class Lifecycle:
         return start, bound, gone
 
     def _begin_attempt(self, beginning: Beginning) -> None:
-        state, here = beginning.state, machine.facts()
+        state = beginning.state
         if state is not None:
             self.params.restore(state.params)
-            changed = machine.differences(state.machine, here)
-            self._inexact = list(dict.fromkeys([*state.inexact, *changed, *self.values.inexact()]))
-            if self._inexact:
-                _log.warning(
-                    "%s: not bit-exact from step %d on: %s",
-                    beginning.attempt.run_dir.path,
-                    beginning.step,
-                    "; ".join(self._inexact),
-                )
             rng.restore(dict(state.rng))  # last, since everything before may draw numbers
+        here = machine.facts()  # after that, which starts a GPU if there was one
+        if state is not None:
+            changed = machine.differences(state.machine, here)
+            self._say_inexact([*state.inexact, *changed, *self.values.inexact()])
         self._record(beginning, here)
         assert self._desk is not None  # noqa: S101  for the type checker
         self._desk.recover()
         if self._stop is not None:
             self._leave(self._stop)
         self.attention = True  # what came meanwhile is looked at after the first step
+
+    def enter_first_step(self) -> None:
+        """Look whether loaders have run ahead of the steps, as in `zip(loader, ctx.steps())`."""
+        if self._beginning is not None:
+            self._say_inexact([*self._inexact, *self.values.enter_first_step()])
+
+    def _say_inexact(self, reasons: Sequence[str]) -> None:
+        new = [reason for reason in dict.fromkeys(reasons) if reason not in self._inexact]
+        if new and self._beginning is not None:
+            where, step = self._beginning.attempt.run_dir.path, self._beginning.step
+            _log.warning("%s: not bit-exact from step %d on: %s", where, step, "; ".join(new))
+        self._inexact += new
 
     def _record(self, beginning: Beginning, here: machine.Facts) -> None:
         try:

@@ -15,6 +15,8 @@ __all__ = ["Facts", "differences", "facts"]
 
 Facts: TypeAlias = "dict[str, str | int | bool]"
 
+_NONE = "none"
+
 
 def facts() -> Facts:
     """Return the facts of this process, about the libraries that are loaded."""
@@ -29,7 +31,10 @@ def facts() -> Facts:
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Return what both know and differ in, for people: `threads 8 -> 4`."""
+    """Return what both know and differ in, for people: `threads 8 -> 4`.
+
+    What only one knows is of a library that the other hadn't loaded, and thus computed nothing with.
+    """
     return [
         f"{name.replace('_', ' ')} {then[name]} -> {now[name]}"
         for name in then
@@ -38,15 +43,22 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def _of_torch(torch: Any) -> Facts:
-    found: Facts = {
+    return {
         "torch": str(torch.__version__),
         "torch_commit": str(torch.version.git_version),
         "threads": torch.get_num_threads(),
         "cpu_instructions": str(torch.backends.cpu.get_cpu_capability()),
         "deterministic": bool(torch.are_deterministic_algorithms_enabled()),
+        **_of_gpu(torch),
     }
-    if torch.cuda.is_initialized():  # asking would start the GPU otherwise
-        found["gpu"] = str(torch.cuda.get_device_name())
-        found["cuda"] = str(torch.version.cuda)
-        found["cudnn_deterministic"] = bool(torch.backends.cudnn.deterministic)
-    return found
+
+
+def _of_gpu(torch: Any) -> Facts:
+    """Return the facts about the GPU, `none` where none is in use: to go without one is a difference, too."""
+    if not torch.cuda.is_initialized():  # asking would start the GPU
+        return dict.fromkeys(("gpu", "cuda", "cudnn_deterministic"), _NONE)
+    return {
+        "gpu": str(torch.cuda.get_device_name()),
+        "cuda": str(torch.version.cuda),
+        "cudnn_deterministic": bool(torch.backends.cudnn.deterministic),
+    }

@@ -24,7 +24,7 @@ from alchemy.state.values import Checkpointed
 __all__ = ["FRESH", "Beginning", "begin_attempt"]
 
 FRESH = "ALCHEMY_FRESH"
-"""Environment variable: where it is 1, an attempt starts at step 0 whatever there is."""
+"""Environment variable: where it is 1, a job starts at step 0 whatever other jobs left."""
 
 _log = logging.getLogger("alchemy")
 
@@ -93,13 +93,15 @@ def begin_attempt(attempt: agent.AttemptDir) -> Beginning:
         CheckpointUnusable: The run had progress, and nothing of it can be trusted.
         OSError: The run directory can't be read.
     """
-    if os.environ.get(FRESH) == "1" and attempt.restarts == 0:  # a restart goes on with what was begun afresh
+    is_to_be_fresh = os.environ.get(FRESH) == "1"
+    if is_to_be_fresh and attempt.restarts == 0:
         return Beginning(attempt, Choice(None, ()), None, is_fresh=True)
-    choice = choose(attempt)
+    # A restart of a job that is to be fresh goes on with what that job began, if it came to anything.
+    choice = choose(attempt, within_job=is_to_be_fresh)
     for name, why in choice.rejected:
         _log.warning("%s: checkpoint %s can't be used: %s", attempt.run_dir.path, name, why)
     if choice.checkpoint is None:
-        return Beginning(attempt, choice, None)
+        return Beginning(attempt, choice, None, is_fresh=is_to_be_fresh)
     path = choice.checkpoint.path / LOOP_FILE
     try:
         state = LoopState.decode(path.read_bytes())

@@ -20,6 +20,7 @@ from alchemy.state.kinds import (
     Holder,
     JsonHolder,
     LoaderHolder,
+    Owner,
     StateHolder,
     TensorHolder,
     has_state,
@@ -38,7 +39,7 @@ class Declared(Generic[T]):
     """What it takes, for people."""
     _name = ""
 
-    def hold(self, value: Any, seed: int) -> Holder:
+    def hold(self, value: Any, owner: Owner) -> Holder:
         """Return a holder of the value.
 
         Raises:
@@ -83,9 +84,9 @@ class Torch(Declared[T]):
 
     wants = "an object with state_dict and load_state_dict, or a tensor"
 
-    def hold(self, value: Any, seed: int) -> Holder:
+    def hold(self, value: Any, owner: Owner) -> Holder:
         """Return a holder of the value."""
-        holder = hold(value, seed) if has_state(value) or _is_tensor(value) else None
+        holder = hold(value, owner) if has_state(value) or _is_tensor(value) else None
         if isinstance(holder, (StateHolder, TensorHolder)):
             return holder
         raise self._refuse(value)
@@ -96,9 +97,9 @@ class Loader(Declared[T]):
 
     wants = "a torch.utils.data.DataLoader"
 
-    def hold(self, value: Any, seed: int) -> Holder:
+    def hold(self, value: Any, owner: Owner) -> Holder:
         """Return a holder of the value."""
-        return _of_kind(self, LoaderHolder, value, seed)
+        return _of_kind(self, LoaderHolder, value, owner)
 
 
 class Array(Declared[T]):
@@ -106,9 +107,9 @@ class Array(Declared[T]):
 
     wants = "a numpy array"
 
-    def hold(self, value: Any, seed: int) -> Holder:
+    def hold(self, value: Any, owner: Owner) -> Holder:
         """Return a holder of the value."""
-        return _of_kind(self, ArrayHolder, value, seed)
+        return _of_kind(self, ArrayHolder, value, owner)
 
 
 class Generator(Declared[T]):
@@ -116,9 +117,9 @@ class Generator(Declared[T]):
 
     wants = "a random.Random, numpy.random.Generator or torch.Generator"
 
-    def hold(self, value: Any, seed: int) -> Holder:
+    def hold(self, value: Any, owner: Owner) -> Holder:
         """Return a holder of the value."""
-        return _of_kind(self, GeneratorHolder, value, seed)
+        return _of_kind(self, GeneratorHolder, value, owner)
 
 
 class Json(Declared[T]):
@@ -126,9 +127,9 @@ class Json(Declared[T]):
 
     wants = "None, bool, int, float, str, or lists, tuples and dicts of these"
 
-    def hold(self, value: Any, seed: int) -> Holder:
+    def hold(self, value: Any, owner: Owner) -> Holder:
         """Return a holder of the value."""
-        return _of_kind(self, JsonHolder, value, seed)
+        return _of_kind(self, JsonHolder, value, owner)
 
 
 class Custom(Declared[T]):
@@ -149,7 +150,7 @@ class Custom(Declared[T]):
                 raise ConfigurationError(f"managed.Custom: {name}= must be a function, not {function!r}")
         self._save, self._load = save, load
 
-    def hold(self, value: Any, seed: int) -> Holder:  # noqa: ARG002
+    def hold(self, value: Any, owner: Owner) -> Holder:  # noqa: ARG002
         """Return a holder of the value."""
         return CustomHolder(value, self._save, self._load)
 
@@ -158,9 +159,9 @@ def _is_tensor(value: Any) -> bool:
     return callable(getattr(value, "detach", None)) and hasattr(value, "dtype")
 
 
-def _of_kind(declared: Declared[Any], kind: type[Holder], value: Any, seed: int) -> Holder:
+def _of_kind(declared: Declared[Any], kind: type[Holder], value: Any, owner: Owner) -> Holder:
     try:
-        holder = hold(value, seed)
+        holder = hold(value, owner)
     except ConfigurationError as error:
         if kind is JsonHolder:
             raise ConfigurationError(f"{declared._refuse(value)} ({error})") from None  # noqa: SLF001

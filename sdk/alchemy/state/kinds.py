@@ -28,6 +28,7 @@ __all__ = [
     "JsonHolder",
     "LoaderHolder",
     "NumberHolder",
+    "Owner",
     "Saved",
     "StateHolder",
     "TensorHolder",
@@ -36,6 +37,14 @@ __all__ = [
     "is_revivable",
     "revive",
 ]
+
+
+@dataclass(frozen=True, eq=False)
+class Owner:
+    """One execution, to which managed values belong: a loader that another had begins anew."""
+
+    seed: int
+    """Seeds the randomness inside the workers of loaders."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,9 +312,9 @@ class LoaderHolder(Holder):
 
     kind: ClassVar[str] = "loader"
 
-    def __init__(self, value: Any, seed: int) -> None:
+    def __init__(self, value: Any, owner: Owner) -> None:
         self.value = value
-        self.cursor = loader.adopt(value, seed=seed)
+        self.cursor = loader.adopt(value, seed=owner.seed, owner=owner)
 
     def capture(self) -> Captured:
         """Take its position."""
@@ -362,12 +371,12 @@ KINDS = (
 """For people: what `hold` takes."""
 
 
-def hold(value: Any, seed: int) -> Holder:
+def hold(value: Any, owner: Owner) -> Holder:
     """Return a holder of the kind that fits the value.
 
     Args:
         value: The user's object.
-        seed: Seeds the randomness inside a loader's workers.
+        owner: The execution that it belongs to.
 
     Raises:
         ConfigurationError: No kind fits, or the object holds something that can't be saved.
@@ -375,7 +384,7 @@ def hold(value: Any, seed: int) -> Holder:
     if has_state(value):
         return StateHolder(value)
     if loader.is_loader(value):
-        return LoaderHolder(value, seed)
+        return LoaderHolder(value, owner)
     if _is_of("torch", ("Tensor",), value):
         return TensorHolder(value)
     if _is_of("numpy", ("ndarray",), value):

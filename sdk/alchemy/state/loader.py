@@ -32,7 +32,10 @@ __all__ = ["Cursor", "adopt", "is_loader"]
 
 _ATTRIBUTE = "_alchemy_cursor"
 _PLAIN = "_alchemy_plain"
-_TOO_EARLY = "a batch was taken before the first step, and may have been kept for it"
+_TOO_EARLY = (
+    "a batch was taken before the first step, and may have been kept for it: take each within its step, as "
+    "in zip(ctx.steps(), loader), not zip(loader, ctx.steps())"
+)
 
 
 def is_loader(value: object) -> bool:

@@ -20,6 +20,7 @@ from alchemy.state.kinds import (
     Holder,
     JsonHolder,
     LoaderHolder,
+    Owner,
     Saved,
     hold,
     is_revivable,
@@ -62,7 +63,7 @@ class ManagedValues:
             on_bind: Called with name and object of each new value, before it is restored.
             on_drop: Called with the name of a value that is no longer there.
         """
-        self._seed = seed
+        self._owner = Owner(seed)
         self._resumed = resumed
         self._on_bind, self._on_drop = on_bind, on_drop
         self._holders: dict[str, Holder] = {}
@@ -172,6 +173,17 @@ class ManagedValues:
             if isinstance(holder, LoaderHolder) and holder.cursor.exact
         ]
 
+    def enter_first_step(self) -> list[str]:
+        """Be told that the first step begins; return why runs that go on from this one won't be bit-exact."""
+        early = [
+            (name, holder.cursor)
+            for name, holder in self._holders.items()
+            if isinstance(holder, LoaderHolder) and holder.cursor.has_given
+        ]
+        for _, cursor in early:
+            cursor.enter_first_step()
+        return [f"ctx.{name}: {cursor.exact}" for name, cursor in early]
+
     def _is_free(self, name: str) -> bool:
         """Whether a value may just be replaced by another."""
         return self._has_begun and name not in self._declared
@@ -182,7 +194,7 @@ class ManagedValues:
             raise ConfigurationError(f"{name!r} can't be the name of a managed value: use an identifier")
         declared = self._declared.get(name)
         try:
-            return hold(value, self._seed) if declared is None else declared.hold(value, self._seed)
+            return hold(value, self._owner) if declared is None else declared.hold(value, self._owner)
         except ConfigurationError as error:
             if declared is not None:
                 raise ConfigurationError(f"ctx.{name} can't be managed: {error}") from None
