@@ -45,7 +45,7 @@ lint: $(VENV)/ready
 
 bench: $(VENV)/ready
 	$(VENV)/bin/python -m pip install -qq --disable-pip-version-check --requirement benchmarks/requirements.txt
-	set -e; for name in collect idle_plugin local_cases loop_and_log slurm_array; do \
+	set -e; for name in collect idle_plugin local_cases loop_and_log checkpoint restore training slurm_array; do \
 		$(VENV)/bin/python -m benchmarks.$$name; done
 
 clean:
