@@ -1,6 +1,6 @@
 """Kill this training and start it again: it goes on, and ends with the same weights, bit by bit.
 
-    pytest examples/resume.py -s              # some 15 seconds; kill it on the way: Ctrl-C, or kill -9
+    pytest examples/resume.py -s              # a few seconds; kill it on the way: Ctrl-C, or kill -9
     pytest examples/resume.py -s              # the same command again goes on from the last checkpoint
     pytest examples/resume.py -s --alchemy-fresh    # starts over; the last line printed is the same
 
@@ -23,7 +23,9 @@ import alchemy as al
 
 STEPS = 3000
 
-exp = al.experiment("resume", criteria={"accuracy": "> 0.9"}, matrix={"seed": [42]}, resources={"cpus": 1})
+exp = al.experiment(
+    "resume", criteria={"accuracy": "> 0.9"}, matrix={"lr": [0.01], "seed": [42]}, resources={"cpus": 1}
+)
 
 
 def load(train: bool) -> TensorDataset:
@@ -46,8 +48,10 @@ def train(ctx: al.Context) -> None:
     ctx.model = nn.Sequential(
         nn.Linear(64, 256), nn.BatchNorm1d(256), nn.ReLU(), nn.Dropout(0.3), nn.Linear(256, 10)
     )
-    ctx.optimizer = torch.optim.AdamW(ctx.model.parameters(), lr=ctx.param("lr", 0.01))
-    ctx.schedule = torch.optim.lr_scheduler.OneCycleLR(ctx.optimizer, max_lr=0.01, total_steps=STEPS)
+    ctx.optimizer = torch.optim.AdamW(ctx.model.parameters(), lr=ctx.param("lr"))
+    ctx.schedule = torch.optim.lr_scheduler.OneCycleLR(
+        ctx.optimizer, max_lr=ctx.param("lr"), total_steps=STEPS
+    )
 
     for step, (pictures, labels) in zip(ctx.steps(), batches(ctx.loader), strict=False):
         noisy = pictures + 0.2 * torch.randn_like(pictures)

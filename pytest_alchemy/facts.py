@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from pytest_alchemy.outcome import tell_checkpoint
 
@@ -48,6 +48,8 @@ LOG: Final = "alchemy.log"
 """May come several times."""
 CHANGE: Final = "alchemy.param_change"
 """A live parameter that changed; may come several times."""
+NOTES: Final = "alchemy.notes"
+_BETWEEN = " | "
 DURATION: Final = "alchemy.duration_s"
 OF_SUITE: Final = "alchemy.suite."
 """Begins what concerns the experiment as a whole."""
@@ -125,8 +127,15 @@ def _describe_history(result: Result) -> Iterator[Property]:
     if result.inexact:
         yield "alchemy.exact", f"no: {'; '.join(result.inexact)}"
     for change in result.changes:
-        values = ", ".join(f"{name} = {value}" for name, value in (change.get("values") or {}).items())
-        yield CHANGE, f"step {change.get('step')}: {values} (command {change.get('id')})"
+        yield CHANGE, f"{_told_change(change)} (command {change.get('id')})"
+    notes = [*result.notes, *(f"not bit-exact: {why}" for why in result.inexact)]
+    if notes := [*notes, *(f"changed by a command: {_told_change(change)}" for change in result.changes)]:
+        yield NOTES, _BETWEEN.join(notes)
+
+
+def _told_change(change: Mapping[str, Any]) -> str:
+    values = ", ".join(f"{name} = {value}" for name, value in (change.get("values") or {}).items())
+    return f"step {change.get('step')}: {values}"
 
 
 def describe_verdict(verdict: CaseVerdict) -> Iterator[Property]:
@@ -172,6 +181,11 @@ class CaseFacts:
     def get(self, name: str) -> str:
         """Return one `alchemy.` property, empty if the report has none."""
         return self.values.get(f"alchemy.{name}", "")
+
+    def notes(self) -> list[str]:
+        """Return what else people should know."""
+        text = self.values.get(NOTES, "")
+        return text.split(_BETWEEN) if text else []
 
     def checks(self) -> dict[str, ToldCheck]:
         """Return the checks by metric, in order."""

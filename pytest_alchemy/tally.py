@@ -62,6 +62,9 @@ class ExperimentTally:
         lines = _table(shown)
         if len(shown) < len(rows):
             lines.append(f"… and {len(rows) - len(shown)} more (all with -v)")
+        several = len({row.facts.get("task") for row in rows}) > 1
+        for row in shown:
+            lines += [f"{_label(row, several_tasks=several)}: {note}" for note in row.facts.notes()]
         lines.append(
             f"{_count(len(rows), 'case')}: "
             + ", ".join(f"{count} {words}" for words, count in counts.most_common())

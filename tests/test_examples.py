@@ -43,7 +43,7 @@ def test_a_smoke_test_runs_every_example(tmp_path: Path) -> None:
     printed = _run(tmp_path, "--alchemy-max-steps=2")
     assert _verdicts(printed).total() == 9
     assert printed.count("test_digits_data.py::") == 6
-    assert "resume.py::train[seed=42] PASSED" in printed
+    assert "resume.py::train[lr=0.01-seed=42] PASSED" in printed
     assert len(list((tmp_path / "jobs").iterdir())) == 10
 
 

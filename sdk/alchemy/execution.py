@@ -287,8 +287,11 @@ class _Execution:
             self._recorder.abandon()
             raise
         except BaseException as error:
+            stop = self._lifecycle.stop_behind(error)
             with suppress(InfrastructureError):  # must not hide what the user's code raised
-                self._conclude(started, error)
+                self._conclude(started, stop or error)
+            if stop is not None:
+                raise stop from error
             raise
         self._conclude(started, None)
         if self._lifecycle.stopped is not None:  # the user's code caught what the loop raised
@@ -322,6 +325,7 @@ class _Execution:
             checkpoint=None if checkpoint is None else checkpoint.to_record(),
             resumed_from=lifecycle.resumed_from,
             inexact=lifecycle.inexact,
+            notes=lifecycle.notes,
             changes=tuple(change.to_record() for change in self._params.changes),
         )
         self._recorder.conclude(self._result)

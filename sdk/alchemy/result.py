@@ -50,6 +50,8 @@ class Result:
     """The step after which the checkpoint was taken that it began from; None if it began afresh."""
     inexact: tuple[str, ...] = ()
     """Why it may differ from a run without interruptions, such as `threads 8 -> 4`; empty if it does not."""
+    notes: tuple[str, ...] = ()
+    """What else people should know: checkpoints that were passed over, or could not be written."""
     changes: tuple[Mapping[str, Any], ...] = ()
     """Changes of live parameters, each `{"id", "step", "values"}`, in the order they took effect."""
 
@@ -75,6 +77,7 @@ class Result:
             "checkpoint": None if self.checkpoint is None else dict(self.checkpoint),
             "resumed_from": self.resumed_from,
             "inexact": list(self.inexact),
+            "notes": list(self.notes),
             "changes": [dict(change) for change in self.changes],
         }
 
@@ -97,6 +100,7 @@ class Result:
             checkpoint=dict(record["checkpoint"]) if record.get("checkpoint") else None,
             resumed_from=record.get("resumed_from"),
             inexact=tuple(map(str, record.get("inexact") or ())),
+            notes=tuple(map(str, record.get("notes") or ())),
             changes=tuple(map(dict, record.get("changes") or ())),
         )
 

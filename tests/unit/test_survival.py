@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import alchemy as al
 import alchemy_agent as agent
-from alchemy.errors import ConfigurationError
+from alchemy.errors import ConfigurationError, Stopped
 from alchemy.recording.history import read_evals
 from tests.support.agentlab import drop, eventually, record
 from tests.support.attempts import Died, Run
@@ -479,3 +479,88 @@ def test_two_cases_that_share_a_loader_each_begin_with_a_new_one(tmp_path: Path)
     for name in ("first", "second"):
         Run(tmp_path / name, train).attempt()
     assert seen[0] == seen[1]
+
+
+def test_what_happened_to_checkpoints_is_told_where_nobody_reads_logs(tmp_path: Path) -> None:
+    def train(ctx: al.Context) -> None:
+        ctx.hungry = Hungry()
+        list(ctx.steps())
+
+    notes = Run(tmp_path, train, async_save=False).attempt().notes
+    assert notes == (
+        "2 checkpoints failed, the last one so: a checkpoint could not be copied: MemoryError: ",
+    )
+
+
+def test_a_checkpoint_that_was_passed_over_is_told_too(tmp_path: Path) -> None:
+    deaths = [7]
+
+    def train(ctx: al.Context) -> None:
+        ctx.n = 0
+        for step in ctx.steps():
+            if step in deaths:
+                deaths.remove(step)
+                raise Died
+
+    run = Run(tmp_path, train, async_save=False)
+    with pytest.raises(Died):
+        run.attempt()
+    (run.committed()[-1].path / "loop.json").write_bytes(b"{}")
+    [note] = run.attempt().notes
+    assert note.startswith("passed over checkpoint 1-r0/step-00000005: ")
+
+
+def test_an_error_that_a_signal_caused_is_a_stop_and_one_without_is_not(tmp_path: Path) -> None:
+    def train(ctx: al.Context) -> None:
+        ctx.n = 0
+        for step in ctx.steps():
+            if step == 5:
+                if signals:
+                    os.kill(os.getpid(), signals.pop())
+                raise RuntimeError("DataLoader worker (pid 7) exited unexpectedly")
+
+    signals = [signal.SIGTERM]
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        run = Run(tmp_path, train, async_save=False)
+        with pytest.raises(Stopped):
+            run.attempt()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert run.last is not None
+    assert record(run.last.result)["stopped"] == "SIGTERM"
+    with pytest.raises(RuntimeError, match="DataLoader worker"):
+        run.attempt()
+
+
+def test_workers_of_a_loader_live_through_the_sigterm_of_the_whole_job(tmp_path: Path) -> None:
+    def train(ctx: al.Context) -> None:
+        ctx.loader = DataLoader(TensorDataset(torch.arange(64)), batch_size=1, num_workers=2)
+        for step, _ in zip(ctx.steps(), ctx.loader, strict=False):
+            if step == 3:
+                children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+                assert len(children) >= 2
+                for pid in children:
+                    os.kill(int(pid), signal.SIGTERM)
+
+    assert Run(tmp_path, train, total_steps=30).attempt().status == "completed"
+
+
+def test_the_final_checkpoint_of_what_completed_stays_until_another_completes(tmp_path: Path) -> None:
+    deaths: list[int] = []
+
+    def train(ctx: al.Context) -> None:
+        ctx.n = 0
+        for step in ctx.steps():
+            if step in deaths:
+                deaths.remove(step)
+                raise Died
+
+    run = Run(tmp_path, train, async_save=False)
+    run.attempt()
+    deaths.append(8)
+    with pytest.raises(Died):
+        run.attempt()
+    assert run.steps() == ["1-r0/9", "2-r0/5", "2-r0/7"]
+    run.attempt()
+    assert run.steps()[-1] == "3-r0/9"

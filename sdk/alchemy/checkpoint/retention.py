@@ -19,7 +19,7 @@ from alchemy.checkpoint.writing import sync_directory
 from alchemy.errors import BrokenCheckpoint
 from alchemy.fencing import Fenced, yield_to_later
 
-__all__ = ["deletable", "pinned", "retire"]
+__all__ = ["completed", "deletable", "pinned", "retire"]
 
 LEAST = 2
 """So many stay, whatever was asked for: the newest one may turn out to be damaged."""
@@ -59,6 +59,20 @@ def pinned(run_dir: agent.RunDir) -> set[Place]:
     return {_pin(directory / name) for name in names}
 
 
+def completed(run_dir: agent.RunDir) -> set[Place]:
+    """Return the final checkpoint of the newest attempt that completed; it stays until there is another.
+
+    Raises:
+        OSError: The attempts can't be listed.
+    """
+    for name in reversed(run_dir.attempt_names()):
+        record = agent.read_record(run_dir.attempt(name).result) or {}
+        if record.get("status") == "completed":
+            final = record.get("checkpoint") or {}
+            return {(str(final.get("attempt")), int(final["step"]))} if "step" in final else set()
+    return set()
+
+
 def _pin(path: Path) -> Place:
     record = agent.read_record(path) or {}
     attempt, step = record.get("attempt"), record.get("step")
@@ -82,7 +96,7 @@ def retire(attempt: agent.AttemptDir, *, keep: int, protected: CheckpointRef | N
     """
     try:
         yield_to_later(attempt, "the right to delete checkpoints")
-        stays = pinned(attempt.run_dir)
+        stays = pinned(attempt.run_dir) | completed(attempt.run_dir)
         checkpoints = list_checkpoints(attempt.run_dir)
     except (OSError, ValueError, Fenced) as error:
         return [f"no checkpoint was deleted: {error}"]

@@ -86,6 +86,7 @@ class Lifecycle:
         self._inexact: list[str] = []
         self._is_save_asked = self._is_saved = self._is_final = False
         self._stop: str | None = None
+        self._signalled: str | None = None
         self.values = ManagedValues(seed=seed, on_bind=self._bind, on_drop=self._follower.unbind)
 
     # Before and after the user's function.
@@ -269,6 +270,18 @@ class Lifecycle:
         if self._saver is not None:
             self._saver.wait()
 
+    def stop_behind(self, error: BaseException) -> Stopped | None:
+        """Return the stop that an error is the consequence of, if it is: a signal may reach helpers, too.
+
+        Slurm signals all processes of a job, so that pipes break and children die before the step ends.
+        """
+        if self._signalled is None or self.stopped is not None or not isinstance(error, Exception):
+            return None
+        kind = type(error).__name__
+        _log.warning("%s after %s: taken for its consequence", kind, self._signalled, exc_info=error)
+        self.stopped = self._signalled
+        return Stopped(self._signalled)
+
     # What the context asks.
 
     def ask_to_save(self) -> None:
@@ -290,7 +303,7 @@ class Lifecycle:
         """Take a signal; from its handler."""
         if not self.values or not self.position.begun or self.position.exhausted:
             return False  # nothing would be saved, so let it do what it always does
-        self._stop = self._stop or why
+        self._signalled = self._stop = self._stop or why
         self.attention = True
         return True
 
@@ -334,6 +347,18 @@ class Lifecycle:
         """The step after which the checkpoint was taken that this attempt resumed from."""
         state = self._beginning.state if self._beginning else None
         return None if state is None else state.step
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What people should know who read no log."""
+        told = []
+        if self._beginning is not None:
+            told += [f"passed over checkpoint {name}: {why}" for name, why in self._beginning.choice.rejected]
+        if self._saver is not None and self._saver.failures:
+            told.append(f"{self._saver.failures} checkpoints failed, the last one so: {self._saver.failure}")
+        if self._is_final and self.values and self.checkpoint is None:
+            told.append("there is NO final checkpoint")
+        return tuple(told)
 
     @property
     def inexact(self) -> tuple[str, ...]:

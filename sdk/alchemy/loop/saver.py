@@ -69,6 +69,10 @@ class Saver:
         self._seq = resumed.manifest.seq if resumed and resumed.manifest else 0
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
+        self.failures = 0
+        """How many checkpoints could not be made."""
+        self.failure = ""
+        """Why the last of them could not."""
         self.last: CheckpointRef | None = self._parent
         """The newest committed one, at first what the attempt resumed from."""
 
@@ -108,10 +112,13 @@ class Saver:
             return capture()
         except ConfigurationError:
             raise
-        except (
-            Exception
-        ) as error:  # memory, pinned memory, a state_dict of the user's: nothing to end a run for
-            raise SaveFailed(f"a checkpoint could not be copied: {type(error).__name__}: {error}") from error
+        except Exception as error:  # no memory, a user's state_dict: it costs a checkpoint, not the run
+            what = f"{type(error).__name__}: {error}"
+            raise self._failed(f"a checkpoint could not be copied: {what}") from error
+
+    def _failed(self, why: str) -> SaveFailed:
+        self.failures, self.failure = self.failures + 1, why
+        return SaveFailed(why)
 
     def wait(self) -> None:
         """Wait until the save under way, if any, has ended."""
@@ -127,7 +134,7 @@ class Saver:
         except Fenced as fenced:
             self._error = fenced
         except Exception as error:  # noqa: BLE001  torch wraps what the disk says in errors of its own
-            self._error = SaveFailed(
+            self._error = self._failed(
                 f"the checkpoint after step {contents.step} could not be written to "
                 f"{self._attempt.run_dir.path}: {error}"
             )

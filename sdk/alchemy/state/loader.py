@@ -336,6 +336,8 @@ class Cursor:
             self._workers_began = iteration.begun
         if self._places():
             loader.worker_init_fn = workerseeds.WorkerStart(self._seed, loader.worker_init_fn)
+        elif loader.num_workers:
+            loader.worker_init_fn = workerseeds.SparedStart(loader.worker_init_fn)
         self._draws, self._opening = None, (iteration, repeated)
         try:
             return self._plain.__iter__(loader)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple
 
 from alchemy.state import generators
 
-__all__ = ["Placed", "WorkerStart", "can_seed"]
+__all__ = ["Placed", "SparedStart", "WorkerStart", "can_seed"]
 
 
 class Placed(NamedTuple):
@@ -38,6 +39,7 @@ class WorkerStart:
 
     def __call__(self, worker_id: int) -> None:
         """Prepare the process it is called in, which is a worker's and ends with it."""
+        spare()
         fetcher_type: Any = _fetcher_type()
         plain = fetcher_type.fetch
 
@@ -46,6 +48,28 @@ class WorkerStart:
             return plain(fetcher, placed.index)
 
         fetcher_type.fetch = fetch
+        if self.then is not None:
+            self.then(worker_id)
+
+
+def spare() -> None:
+    """Let this worker live through the SIGTERM that Slurm sends to every process of a job.
+
+    The training ends its step and saves; a worker that had died by then would look like an error of its own.
+    Workers end when the training tells them to, or is no more.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+@dataclass(frozen=True, slots=True)
+class SparedStart:
+    """A loader's `worker_init_fn` where nothing is to be seeded."""
+
+    then: Callable[[int], object] | None
+
+    def __call__(self, worker_id: int) -> None:
+        """Prepare the worker's process."""
+        spare()
         if self.then is not None:
             self.then(worker_id)
 
