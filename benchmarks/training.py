@@ -1,8 +1,8 @@
 """What checkpoints, logging and heartbeats cost two small trainings, against the same loops without them.
 
 The trainings are those of the examples, in this process, on one thread: `ctx_scaling` draws its batches
-itself, `resume` reads them from a shuffling DataLoader. Both arms of each draw the same random numbers and end
-with the same weights, which is checked.
+itself, `resume` reads them from a shuffling DataLoader. Both arms of each draw the same random numbers and
+end with the same weights, which is checked.
 """
 
 from __future__ import annotations
