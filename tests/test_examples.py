@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from alchemy_agent import read_record
 from tests.support.agentlab import eventually
 from tests.support.sessions import run_pytest, run_python
 
@@ -57,28 +56,27 @@ def test_a_training_that_is_killed_goes_on_and_ends_with_the_same_weights(tmp_pa
     """As its first lines say, with fewer steps: killed twice, against once undisturbed."""
     copy = tmp_path / "resume.py"
     source = (EXAMPLES / "resume.py").read_text()
-    copy.write_text(source.replace("STEPS = 3000", "STEPS = 600").replace("eval_every=500", "eval_every=100"))
+    copy.write_text(source.replace("STEPS = 3000", "STEPS = 1500"))
     command = ("-p", "no:cacheprovider", "resume.py", "-s")
     whole = run_pytest(*command, "--alchemy-root=whole", cwd=tmp_path).stdout
-    for attempt, step in (("1-r0", 150), ("2-r0", 320)):
-        _run_until(tmp_path, command, attempt, step)
+    for attempt in ("1-r0", "2-r0"):
+        _run_until_saved(tmp_path, command, attempt)
     last = run_pytest(*command, "--alchemy-root=killed", cwd=tmp_path).stdout
-    assert re.search(r"600/600 \(from \d+\)", last)
-    told = re.compile(r"step  600  accuracy \S+  weights \S+")
+    assert re.search(r"1500/1500 \(from \d+\)", last)
+    told = re.compile(r"step 1500  accuracy \S+  weights \S+")
     assert told.findall(last) == told.findall(whole) != []
 
 
-def _run_until(directory: Path, command: Sequence[str], attempt: str, step: int) -> None:
-    """Start pytest, and kill it when the attempt is that far."""
+def _run_until_saved(directory: Path, command: Sequence[str], attempt: str) -> None:
+    """Start pytest, and kill it as soon as this attempt has made a checkpoint of its own."""
     argv = [sys.executable, "-m", "pytest", *command, "--alchemy-root=killed"]
     with subprocess.Popen(argv, cwd=directory, stdout=subprocess.DEVNULL) as session:
 
-        def is_that_far() -> bool:
+        def has_saved() -> bool:
             assert session.poll() is None, "it ended too early"
-            found = [read_record(path) or {} for path in directory.glob("killed/jobs/*/progress.json")]
-            return any(each.get("attempt") == attempt and each["step"] >= step for each in found)
+            return any(directory.glob(f"killed/jobs/*/checkpoints/{attempt}/*/committed.json"))
 
-        eventually(is_that_far)
+        eventually(has_saved)
         session.kill()
 
 
