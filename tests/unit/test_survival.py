@@ -21,8 +21,9 @@ from torch.utils.data import DataLoader, TensorDataset
 import alchemy as al
 import alchemy_agent as agent
 from alchemy.errors import ConfigurationError, Stopped
+from alchemy.fencing import Fenced
 from alchemy.recording.history import read_evals
-from tests.support.agentlab import drop, eventually, record
+from tests.support.agentlab import drop, eventually, make_attempt, record
 from tests.support.attempts import Died, Run
 
 if TYPE_CHECKING:
@@ -564,3 +565,22 @@ def test_the_final_checkpoint_of_what_completed_stays_until_another_completes(tm
     assert run.steps() == ["1-r0/9", "2-r0/5", "2-r0/7"]
     run.attempt()
     assert run.steps()[-1] == "3-r0/9"
+
+
+@pytest.mark.parametrize("when", ["fenced", "after the loop"])
+def test_after_a_signal_what_is_no_consequence_of_it_keeps_its_name(tmp_path: Path, when: str) -> None:
+    def train(ctx: al.Context) -> None:
+        ctx.n = 0
+        for step in ctx.steps():
+            if step == 4 and when == "fenced":
+                make_attempt(tmp_path, k=2)
+            if step == (4 if when == "fenced" else 9):
+                os.kill(os.getpid(), signal.SIGTERM)
+        raise ValueError("after the loop")
+
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        with pytest.raises((Fenced, ValueError), match="has begun" if when == "fenced" else when):
+            Run(tmp_path, train, async_save=False).attempt()
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from alchemy.checkpoint.writing import Part
-from alchemy.errors import ConfigurationError, InfrastructureError, Stopped
+from alchemy.errors import AlchemyError, ConfigurationError, InfrastructureError, Stopped
 from alchemy.live.following import Follower
 from alchemy.loop import machine
 from alchemy.loop.attendant import Attendant
@@ -273,9 +273,12 @@ class Lifecycle:
     def stop_behind(self, error: BaseException) -> Stopped | None:
         """Return the stop that an error is the consequence of, if it is: a signal may reach helpers, too.
 
-        Slurm signals all processes of a job, so that pipes break and children die before the step ends.
+        Slurm signals all processes of a job, so that pipes break and children die before the step ends. What
+        we raise ourselves is no such consequence, nor is what comes after the last step.
         """
-        if self._signalled is None or self.stopped is not None or not isinstance(error, Exception):
+        if self._signalled is None or self.stopped is not None or self.position.exhausted:
+            return None
+        if not isinstance(error, Exception) or isinstance(error, AlchemyError):
             return None
         kind = type(error).__name__
         _log.warning("%s after %s: taken for its consequence", kind, self._signalled, exc_info=error)
